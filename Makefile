@@ -1,0 +1,43 @@
+# The README's two commands, `make run` and `make test`, do all the set-up on a fresh machine.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: install dev run test check static format docs clean
+
+# A stamp, so that a second `make run` starts at once; a changed pyproject.toml installs again.
+$(VENV)/.run: pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@ $(VENV)/.run
+
+install: $(VENV)/.run
+	@echo "installed: $(BIN)/fastlb"
+
+dev: $(VENV)/.dev
+
+run: $(VENV)/.run
+	@exec $(BIN)/fastlb demo
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+static: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+check: static test
+
+format: $(VENV)/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

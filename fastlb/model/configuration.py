@@ -1,0 +1,65 @@
+"""The whole of what a user configures, as one value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fastlb.model.listener import Listener
+from fastlb.model.settings import setting
+from fastlb.model.target_group import TargetGroup
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Configuration:
+    """One instance of fastlb: its Listeners, TargetGroups and what holds for the whole."""
+
+    listeners: tuple[Listener, ...] = ()
+    target_groups: tuple[TargetGroup, ...] = ()
+    name: str = setting(
+        "default",
+        "text",
+        "name of this instance; `fastlb status --name` finds it by this",
+        why="one instance on a host is the common case",
+        flag="--name",
+    )
+    workers: int = setting(
+        0,
+        "count",
+        "worker processes; 0 is one a core",
+        why="a worker fills one core",
+        flag="--workers",
+        short="-w",
+        least=0,
+        most=64,
+    )
+    max_connections: int = setting(
+        10000,
+        "count",
+        "client connections of all workers together; more are answered 503 with Retry-After",
+        why="below the usual limits of open files with two of them a connection",
+        flag="--max-connections",
+        least=1,
+    )
+    drain_timeout: float = setting(
+        30.0,
+        "duration",
+        "time that requests in flight have to finish at a stop",
+        why="gunicorn's and kamal-proxy's",
+        flag="--drain-timeout",
+        least=0,
+    )
+    access_log: str = setting(
+        "off",
+        "path",
+        "one JSON line a request to this file, `-` for standard output, or `off`",
+        why="a line costs about as much as a tenth of the request",
+        flag="--access-log",
+    )
+    log_level: str = setting(
+        "info",
+        "choice",
+        "least important messages that the log on standard error shows",
+        why="info tells every health transition and nothing of single requests",
+        flag="--log-level",
+        choices=("debug", "info", "warning", "error"),
+    )
