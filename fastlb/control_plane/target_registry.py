@@ -1,0 +1,282 @@
+"""Who is registered, at which column of the counters, and in which state, for the target table.
+
+Every change of a target's state passes through here, is logged with its reason and reported by one
+call of `changed`. Knows no probe and no worker; when to publish is the supervisor's affair.
+"""
+
+from __future__ import annotations
+
+import heapq
+import ipaddress
+import logging
+import socket
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+
+from fastlb.errors import FastlbError
+from fastlb.model.address import Address
+from fastlb.model.target_group import Target, TargetGroup, TargetState
+from fastlb.model.target_health import Observation, TargetHealth, Transition
+from fastlb.target_table.counters import TARGETS, Counters
+from fastlb.target_table.layout import TargetEntry
+
+log = logging.getLogger("fastlb.health")
+
+
+class RegisteredTarget:
+    """One target of one group, under its column index of the counters."""
+
+    __slots__ = ("_entry", "address", "draining", "group", "health", "index", "target", "used")
+
+    def __init__(
+        self,
+        index: int,
+        group: TargetGroup,
+        target: Target,
+        address: Address,
+        health: TargetHealth,
+        used: bool,
+    ) -> None:
+        self.index = index
+        self.group = group
+        self.target = target
+        self.address = address
+        self.health = health
+        self.used = used
+        self.draining = False
+        self._entry: TargetEntry | None = None
+
+    @property
+    def state(self) -> TargetState:
+        if self.draining:
+            return "draining"
+        return self.health.state if self.used else "unused"
+
+    @property
+    def active(self) -> bool:
+        """Whether it may get new requests at all, if only by failing open."""
+        return self.used and not self.draining
+
+    @property
+    def eligible(self) -> bool:
+        """Whether it gets new requests while the group does not fail open."""
+        return self.active and self.health.state == "healthy" and not self.health.suspect
+
+    @property
+    def entry(self) -> TargetEntry:
+        if self._entry is None:
+            self._entry = TargetEntry(
+                self.index,
+                self.group.name,
+                str(self.address),
+                self.target.weight,
+                self.target.backup,
+                self.state,
+                self.health.suspect,
+                self.health.epoch,
+            )
+        return self._entry
+
+    def touch(self) -> None:
+        """The entry is to be made anew."""
+        self._entry = None
+
+    def describe(self, now: float) -> str:
+        """Why it is in its state, for `fastlb status`."""
+        if self.draining:
+            return "finishing the requests that it has"
+        if not self.used:
+            return f"no listener forwards to group {self.group.name}"
+        return self.health.describe(now)
+
+    def __str__(self) -> str:
+        return f"target {self.address} of group {self.group.name}"
+
+
+class TargetRegistry:
+    """All registered targets. Raises FastlbError for a target whose name cannot be resolved."""
+
+    def __init__(
+        self,
+        groups: Iterable[TargetGroup],
+        used_groups: Collection[str],
+        changed: Callable[[], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._groups = {group.name: group for group in groups}
+        self._used_groups = frozenset(used_groups)
+        self._changed = changed
+        self._clock = clock
+        self._targets: dict[int, RegisteredTarget] = {}
+        self._members: dict[str, dict[int, RegisteredTarget]] = {name: {} for name in self._groups}
+        self._at: dict[tuple[str, Address], RegisteredTarget] = {}
+        self._unreleased: set[int] = set()
+        self._released: list[int] = []
+        self._eligible = dict.fromkeys(self._groups, 0)
+        self._failing_open: set[str] = set()
+        self.membership = 0
+        """Grows whenever a target comes, drains or goes."""
+        for group in self._groups.values():
+            for target in group.targets:
+                self._add(group, target)
+
+    def __iter__(self) -> Iterator[RegisteredTarget]:
+        return iter(self._targets.values())
+
+    def __len__(self) -> int:
+        return len(self._targets)
+
+    def by_index(self, index: int) -> RegisteredTarget | None:
+        return self._targets.get(index)
+
+    def entries(self) -> tuple[TargetEntry, ...]:
+        """What the table says of the targets."""
+        return tuple([target.entry for target in self._targets.values()])
+
+    def eligible(self, group: str) -> int:
+        """How many targets of the group are healthy and not suspect, backups included."""
+        return self._eligible[group]
+
+    def fail_open(self, group: str) -> bool:
+        """Whether the workers use all targets of this group, since none is eligible."""
+        return not self._eligible[group] and any(t.active for t in self._members[group].values())
+
+    def register(self, group: str, target: Target) -> RegisteredTarget:
+        """Add a target; it gets requests after its first passed check."""
+        added = self._add(self._groups[group], target)
+        log.info("%s registered", added)
+        self._changed()
+        return added
+
+    def drain(self, index: int) -> None:
+        """Send no new requests to the target; those that it has go on."""
+        target = self._targets[index]
+        if target.draining:
+            return
+        self._set_draining(target)
+        log.info("%s is draining", target)
+        self._note_fail_open(target.group.name, was_eligible=True)
+        self._changed()
+
+    def deregister(self, index: int) -> None:
+        """Take the target out of the table. Its index is not given away before `release`."""
+        target = self._targets[index]
+        if target.active:
+            self._set_draining(target)
+        del self._targets[index], self._members[target.group.name][index]
+        if self._at.get((target.group.name, target.address)) is target:
+            del self._at[target.group.name, target.address]
+        self._unreleased.add(index)
+        self.membership += 1
+        log.info("%s deregistered", target)
+        self._note_fail_open(target.group.name, was_eligible=True)
+        self._changed()
+
+    def release(self, index: int, counters: Counters, rows: int) -> None:
+        """No worker writes the column of a deregistered target any more: zero and reuse it."""
+        self._unreleased.remove(index)
+        counters.clear_target(index, rows)
+        heapq.heappush(self._released, index)
+
+    def seed(self, known: Mapping[tuple[str, str], tuple[str, int]]) -> None:
+        """Take over the (state, epoch) of what another supervisor watched, by (group, address)."""
+        now = self._clock()
+        for target in self._targets.values():
+            found = known.get((target.group.name, str(target.address)))
+            if found is not None:
+                self._eligible[target.group.name] -= target.eligible
+                check = target.group.health_check
+                target.health = TargetHealth.taken_over(check, found[0], found[1], now)
+                self._eligible[target.group.name] += target.eligible
+                target.touch()
+        self.membership += 1
+        self._changed()
+
+    def observe(self, target: RegisteredTarget, seen: Observation) -> Transition | None:
+        """Take in what was seen of a target; a Transition is logged and reported."""
+        if not target.active:
+            return None
+        eligible = target.eligible
+        transition = target.health.observe(seen, self._clock())
+        if transition is None:
+            return None
+        target.touch()
+        self._eligible[target.group.name] += target.eligible - eligible
+        worse = eligible and not target.eligible
+        log.log(logging.WARNING if worse else logging.INFO, "%s: %s", target, transition)
+        self._note_fail_open(target.group.name, was_eligible=eligible)
+        self._changed()
+        return transition
+
+    def _add(self, group: TargetGroup, target: Target) -> RegisteredTarget:
+        address = resolve(target.address, group.name)
+        known = self._at.get((group.name, address))
+        if known is not None and not known.draining:
+            raise FastlbError(f"target {address} is registered twice in group {group.name}")
+        if self._released:
+            index = heapq.heappop(self._released)
+        else:
+            index = len(self._targets) + len(self._unreleased)
+        if index >= TARGETS:
+            raise FastlbError(
+                f"group {group.name}: no room for target {address}: at most {TARGETS} at once"
+            )
+        health = TargetHealth.new(group.health_check, self._clock())
+        used = group.name in self._used_groups
+        added = RegisteredTarget(index, group, target, address, health, used)
+        self._targets[index] = self._members[group.name][index] = added
+        self._at[group.name, address] = added
+        self._eligible[group.name] += added.eligible
+        self.membership += 1
+        return added
+
+    def _set_draining(self, target: RegisteredTarget) -> None:
+        self._eligible[target.group.name] -= target.eligible
+        target.draining = True
+        target.touch()
+        self.membership += 1
+
+    def _note_fail_open(self, group: str, was_eligible: bool) -> None:
+        """Log where the group begins or ends to fail open.
+
+        At the start all are `initial`, and that is not yet worth a line: it is once one that was
+        eligible went, or nobody is left who could still turn out to be well.
+        """
+        if self._eligible[group]:
+            if group in self._failing_open:
+                self._failing_open.discard(group)
+                log.warning("group %s has a healthy target again: no longer failing open", group)
+            return
+        if group in self._failing_open:
+            return
+        active = [target for target in self._members[group].values() if target.active]
+        if active and (was_eligible or not any(t.health.state == "initial" for t in active)):
+            self._failing_open.add(group)
+            who = f"all {len(active)} targets" if len(active) > 1 else "the only target"
+            are = "are" if len(active) > 1 else "is"
+            log.warning("%s of group %s %s unhealthy: failing open", who, group, are)
+
+
+def resolve(address: Address, group: str) -> Address:
+    """The address with an IP literal in the place of a host name, which is looked up now."""
+    if address.is_unix or _is_literal(address.host):
+        return address
+    try:
+        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise FastlbError(
+            f"target {address} of group {group}: cannot resolve {address.host!r}: "
+            f"{error.strerror or error}; use an IP address, or a name that this host can resolve"
+        ) from error
+    # An app on "localhost" mostly listens on 127.0.0.1 alone, while the resolver names ::1 first.
+    if address.host == "localhost":
+        found.sort(key=lambda one: one[0] != socket.AF_INET)
+    return Address(host=str(found[0][4][0]), port=address.port)
+
+
+def _is_literal(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
