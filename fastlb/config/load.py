@@ -1,0 +1,195 @@
+"""A TOML document and what flags said, together, to a checked Configuration.
+
+Flags override the file: one of a Listener's settings in every listener, one of a TargetGroup's or a
+HealthCheck's in every group.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+from fastlb.config.check import check
+from fastlb.config.read_groups import (
+    NOWHERE,
+    PlacedGroup,
+    PlacedListener,
+    Protocol,
+    listener_address,
+    read_group,
+    read_listener,
+    target_from_text,
+)
+from fastlb.config.table import Table, check_setting
+from fastlb.config.values import from_flag
+from fastlb.errors import ConfigError
+from fastlb.model.address import Address
+from fastlb.model.configuration import Configuration
+from fastlb.model.health_check import HealthCheck
+from fastlb.model.listener import Forward, Listener, WeightedGroup
+from fastlb.model.settings import declared
+from fastlb.model.target_group import Target, TargetGroup
+
+SETTING_CLASSES: tuple[type, ...] = (Configuration, Listener, TargetGroup, HealthCheck)
+DEFAULT_GROUP = "default"
+"""The group of `--target` and `--listen` where no file names another."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Overrides:
+    """What flags said, as their text; `settings` by flag, `--idle-timeout` and so on."""
+
+    listen: tuple[str, ...] = ()
+    target: tuple[str, ...] = ()
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A Configuration without errors; `warnings` are lines about what will not do as it seems."""
+
+    configuration: Configuration
+    warnings: tuple[str, ...]
+
+
+def load(toml: str = "", overrides: Overrides | None = None, source: str = "") -> Loaded:
+    """Read the document and the flags. Raises ConfigError with every problem that there is.
+
+    `source` is the name of the file, for a syntax error, which has no key path.
+    """
+    overrides = overrides or Overrides()
+    problems: list[str] = []
+    try:
+        document = tomllib.loads(toml)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError([f"{source or 'TOML'}: {error}"]) from None
+
+    top = Table(document, "", problems, "a table")
+    groups = _override_targets(_groups(top), overrides.target, problems)
+    listeners = [
+        read_listener(Table(raw, path, problems, "a table with an address and a default"))
+        for path, raw in top.items("listeners", "[[listeners]] tables")
+    ]
+    if overrides.listen:
+        listeners = _listeners_of_flags(overrides.listen, groups, problems)
+    settings = top.settings(Configuration)
+    top.close()
+
+    chosen = _settings_of_flags(overrides.settings, problems)
+    configuration = Configuration(
+        listeners=tuple(replace(one.listener, **chosen[Listener]) for one in listeners),
+        target_groups=tuple(
+            replace(
+                one.group,
+                health_check=replace(one.group.health_check, **chosen[HealthCheck]),
+                **chosen[TargetGroup],
+            )
+            for one in groups
+        ),
+        **(settings | chosen[Configuration]),
+    )
+    found, warnings = check(listeners, groups)
+    problems.extend(found)
+    if problems:
+        raise ConfigError(problems)
+    return Loaded(configuration, tuple(warnings))
+
+
+def _groups(top: Table) -> list[PlacedGroup]:
+    if not top.has("target_groups"):
+        return []
+    table = Table(
+        top.values["target_groups"], "target_groups", top.problems, "[target_groups.NAME] tables"
+    )
+    return [read_group(name, raw, top.problems) for name, raw in table.values.items()]
+
+
+def _override_targets(
+    groups: list[PlacedGroup], texts: tuple[str, ...], problems: list[str]
+) -> list[PlacedGroup]:
+    """`--target` replaces the targets of the only group, or of the group `default`."""
+    if not texts:
+        return groups
+    paths = tuple(f"--target {text}" for text in texts)
+    targets = tuple(
+        _or_note(path, target_from_text, text, Target(NOWHERE), problems)
+        for path, text in zip(paths, texts, strict=True)
+    )
+    if not groups:
+        return [PlacedGroup("--target", TargetGroup(name=DEFAULT_GROUP, targets=targets), paths)]
+    name = _flag_group(groups)
+    if name is None:
+        known = ", ".join(one.group.name for one in groups)
+        problems.append(
+            f"--target: expected one target group, or one named {DEFAULT_GROUP}; there are {known}"
+        )
+    return [
+        PlacedGroup(one.path, replace(one.group, targets=targets), paths)
+        if one.group.name == name
+        else one
+        for one in groups
+    ]
+
+
+def _listeners_of_flags(
+    texts: tuple[str, ...], groups: list[PlacedGroup], problems: list[str]
+) -> list[PlacedListener]:
+    """`--listen` replaces the listeners; they forward to the only group, or to `default`."""
+    name = _flag_group(groups)
+    if name is None:
+        known = ", ".join(one.group.name for one in groups)
+        problems.append(
+            f"--listen: expected one target group, or one named {DEFAULT_GROUP}; there are {known}"
+            if groups
+            else "--listen: there is nothing to forward to: add --target HOST:PORT"
+        )
+    action = Forward((WeightedGroup(name),) if name is not None else ())
+    stand_in: tuple[Protocol, Address] = ("http", NOWHERE)
+    placed = []
+    for text in texts:
+        path = f"--listen {text}"
+        protocol, address = _or_note(path, listener_address, text, stand_in, problems)
+        placed.append(
+            PlacedListener(path, Listener(protocol=protocol, address=address, default=action))
+        )
+    return placed
+
+
+def _flag_group(groups: list[PlacedGroup]) -> str | None:
+    names = [one.group.name for one in groups]
+    if len(names) == 1:
+        return names[0]
+    return DEFAULT_GROUP if DEFAULT_GROUP in names else None
+
+
+def _settings_of_flags(texts: Mapping[str, str], problems: list[str]) -> dict[type, dict[str, Any]]:
+    chosen: dict[type, dict[str, Any]] = {cls: {} for cls in SETTING_CLASSES}
+    unknown = set(texts)
+    for cls in SETTING_CLASSES:
+        for item, setting in declared(cls):
+            if setting.flag is None or setting.flag not in texts:
+                continue
+            unknown.discard(setting.flag)
+            try:
+                value = from_flag(setting, texts[setting.flag])
+                check_setting(cls, item.name, value)
+                chosen[cls][item.name] = value
+            except ValueError as error:
+                problems.append(f"{setting.flag}: {error}")
+    if unknown:
+        raise KeyError(f"no setting has the flag {', '.join(sorted(unknown))}")
+    return chosen
+
+
+def _or_note(
+    path: str, read: Callable[[str], T], text: str, otherwise: T, problems: list[str]
+) -> T:
+    try:
+        return read(text)
+    except ValueError as error:
+        problems.append(f"{path}: {error}")
+        return otherwise

@@ -1,0 +1,605 @@
+"""TOML and flags to a Configuration and back; every error at once, with its key path."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck as Hypothesis
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from fastlb.config import Loaded, Overrides, load, to_toml
+from fastlb.config.load import SETTING_CLASSES
+from fastlb.config.values import (
+    format_bytes,
+    format_duration,
+    from_flag,
+    from_toml,
+    to_flag_text,
+    to_toml_value,
+)
+from fastlb.config.write import _inline
+from fastlb.errors import ConfigError
+from fastlb.model.address import Address
+from fastlb.model.configuration import Configuration
+from fastlb.model.health_check import HealthCheck
+from fastlb.model.listener import (
+    FixedResponse,
+    Forward,
+    Header,
+    Listener,
+    QueryPair,
+    Redirect,
+    Rule,
+    WeightedGroup,
+)
+from fastlb.model.settings import Setting, declared, default_of
+from fastlb.model.target_group import Target, TargetGroup
+
+WHOLE = """
+workers = 2
+drain_timeout = "10s"
+
+[[listeners]]
+address = "http://0.0.0.0:8080"
+default = { forward = "web" }
+trusted_proxies = ["10.0.0.0/8", "::1"]
+[[listeners.rules]]
+priority = 10
+path = ["/api/*"]
+header = [{ name = "User-Agent", values = ["*Mobile*"] }]
+query = ["a=b", "any", { key = "k", value = "x=y" }]
+source_ip = ["192.0.2.1"]
+forward = [{ group = "api", weight = 9 }, { group = "api-canary" }]
+[[listeners.rules]]
+priority = 20
+host = ["old.example.com"]
+redirect = { host = "example.com", port = 443, protocol = "HTTPS", status = 301 }
+[[listeners.rules]]
+priority = 30
+method = ["TRACE"]
+fixed_response = { status = 405, body = "no\\n" }
+[[listeners]]
+address = "tcp://:5000"
+default = { forward = "admin" }
+
+[target_groups.web]
+algorithm = "round_robin"
+targets = ["127.0.0.1:9001", { address = "unix:/run/app.sock", weight = 2 }, "[::1]:9009,backup"]
+health_check = { path = "/health", interval = "500ms", matcher = "200-299,404", port = 81 }
+[target_groups.api]
+targets = ["localhost:9002,weight=2"]
+health_check = false
+[target_groups.api-canary]
+targets = [":9003"]
+[target_groups.admin]
+targets = ["127.0.0.1:9004"]
+"""
+
+
+def test_the_whole_of_it() -> None:
+    loaded = load(WHOLE)
+    configuration = loaded.configuration
+    assert loaded.warnings == ()
+    assert (configuration.workers, configuration.drain_timeout) == (2, 10.0)
+    web, tcp = configuration.listeners
+    assert web.address == Address("0.0.0.0", 8080)
+    assert web.trusted_proxies == ("10.0.0.0/8", "::1/128")
+    assert tcp == Listener(
+        protocol="tcp",
+        address=Address("0.0.0.0", 5000),
+        default=Forward((WeightedGroup("admin"),)),
+    )
+    assert web.rules == (
+        Rule(
+            priority=10,
+            action=Forward((WeightedGroup("api", 9), WeightedGroup("api-canary", 1))),
+            path=("/api/*",),
+            header=(Header("User-Agent", ("*Mobile*",)),),
+            query=(QueryPair("a", "b"), QueryPair(None, "any"), QueryPair("k", "x=y")),
+            source_ip=("192.0.2.1/32",),
+        ),
+        Rule(
+            priority=20,
+            action=Redirect(host="example.com", port="443", protocol="https", status=301),
+            host=("old.example.com",),
+        ),
+        Rule(priority=30, action=FixedResponse(status=405, body="no\n"), method=("TRACE",)),
+    )
+    groups = {group.name: group for group in configuration.target_groups}
+    assert groups["web"].targets == (
+        Target(Address("127.0.0.1", 9001)),
+        Target(Address(path="/run/app.sock"), weight=2),
+        Target(Address("::1", 9009), backup=True),
+    )
+    assert groups["web"].health_check == HealthCheck(
+        path="/health", interval=0.5, matcher=((200, 299), (404, 404)), port=81
+    )
+    assert groups["api"].health_check == HealthCheck(enabled=False)
+    assert groups["api"].targets == (Target(Address("localhost", 9002), weight=2),)
+    assert groups["api-canary"].targets == (Target(Address("127.0.0.1", 9003)),)
+
+
+def problems_of(toml: str, overrides: Overrides | None = None) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load(toml, overrides, source="fastlb.toml")
+    return caught.value.problems
+
+
+LISTENER = '[[listeners]]\naddress = "http://:80"\ndefault = { forward = "web" }\n'
+WEB = '[target_groups.web]\ntargets = ["127.0.0.1:1"]\n'
+
+
+def rule(text: str) -> str:
+    return f"{LISTENER}[[listeners.rules]]\n{text}\n{WEB}"
+
+
+@pytest.mark.parametrize(
+    ("toml", "expected"),
+    [
+        ("workers = 1.5", "workers: expected a whole number from 0 to 64, got 1.5"),
+        ("workers = true", "workers: expected a whole number from 0 to 64, got true"),
+        ("worker = 1", 'worker: is not a setting; did you mean "workers"?'),
+        ('name = "../x"', "name: expected a name of"),
+        (
+            "drain_timeout = 30",
+            "drain_timeout: expected a duration such as 500ms, 2s or 1m, got 30",
+        ),
+        ('drain_timeout = "30"', 'as 500ms, 2s or 1m, got "30"'),
+        ("listeners = 1", "listeners: expected a list such as [[listeners]] tables, got 1"),
+        ("target_groups = 1", "target_groups: expected [target_groups.NAME] tables, got 1"),
+        ("", "listeners: there is none: add --listen http://127.0.0.1:8080"),
+        (
+            'listeners = ["x"]',
+            'listeners[0]: expected a table with an address and a default, got "x"',
+        ),
+        ("[[listeners]]", "listeners[0].address: is missing: expected http://"),
+        ("[[listeners]]", 'listeners[0].default: is missing: expected { forward = "web" }'),
+        ('[[listeners]]\naddress = "https://:1"', "expected http:// or tcp://"),
+        ('[[listeners]]\naddress = "http://unix:/x"', "only a target can be a unix socket"),
+        ('[[listeners]]\naddress = "http://1.2.3.256:1"', "expected an IPv4 address such as"),
+        ('[[listeners]]\naddress = "http://a:99999"', "expected a port from 0 to 65535"),
+        (LISTENER, 'listeners[0].default.forward: there is no target group "web"'),
+        (
+            LISTENER + "[target_groups.wbe]\ntargets = []",
+            'there is no target group "web"; did you mean "wbe"?',
+        ),
+        (LISTENER + LISTENER, "listeners[1].address: 0.0.0.0:80 is already the address of"),
+        (LISTENER + 'idle_timeout = "1ms"', "expected a duration of at least 50ms, got"),
+        (LISTENER + 'max_header_bytes = "2MiB"', "expected a size from 512B to 1MiB, got"),
+        (LISTENER + 'max_header_bytes = "2MX"', "expected a size such as 4096, 64KiB or 1MB"),
+        (LISTENER + 'trusted_proxies = ["10.0.0.1/8"]', "did you mean 10.0.0.0/8?"),
+        (
+            rule('priority = "x"\npath = ["/"]\nforward = "web"'),
+            'listeners[0].rules[0].priority: expected a whole number from 1 to 50000, got "x"',
+        ),
+        (rule('path = ["/"]\nforward = "web"'), "listeners[0].rules[0].priority: is missing"),
+        (rule('priority = 1\nforward = "web"'), "listeners[0].rules[0]: expected a condition"),
+        (rule('priority = 1\npath = ["/"]'), "listeners[0].rules[0]: expected an action"),
+        (
+            rule('priority = 1\npath = "/"\nforward = "web"'),
+            'listeners[0].rules[0].path: expected a list such as ["/api/*"], got "/"',
+        ),
+        (
+            rule('priority = 1\npath = ["x"]\nforward = "web"'),
+            "rules[0].path: expected paths that begin with / or a wildcard",
+        ),
+        (
+            rule('priority = 1\nhost = ["a:80"]\nforward = "web"'),
+            "rules[0].host: expected hosts without a port",
+        ),
+        (
+            rule('priority = 1\nmethod = ["get"]\nforward = "web"'),
+            'rules[0].method: expected HTTP methods in capitals, got "get"; did you mean "GET"?',
+        ),
+        (
+            rule('priority = 1\nheader = [{ name = "a b", values = [] }]\nforward = "web"'),
+            "rules[0].header[0].name: expected the name of a header field",
+        ),
+        (
+            rule('priority = 1\nquery = [{ key = "a" }]\nforward = "web"'),
+            "rules[0].query[0].value: is missing",
+        ),
+        (
+            rule('priority = 1\npath = ["/"]\nforward = [{ group = "web", weight = 0 }]'),
+            "rules[0].forward: expected a weight above 0",
+        ),
+        (
+            rule('priority = 1\npath = ["/"]\nforward = [{ group = "web", weight = 1000 }]'),
+            "rules[0].forward[0].weight: expected a whole number from 0 to 999, got 1000",
+        ),
+        (
+            rule('priority = 1\npath = ["/"]\nforward = [{ group = "web" }, { group = "web" }]'),
+            'rules[0].forward[1].group: "web" is already listed',
+        ),
+        (
+            rule('priority = 1\npath = ["/"]\nforward = "web"\nredirect = { port = 1 }'),
+            "rules[0]: expected one action, got forward and redirect",
+        ),
+        (
+            rule('priority = 1\npath = ["/"]\nredirect = { query = "x=1", host = "#{host}" }'),
+            "rules[0].redirect: expected a protocol, host, port or path other than",
+        ),
+        (
+            rule('priority = 1\npath = ["/"]\nredirect = { host = "a:1" }'),
+            "the port has a key of its own, port",
+        ),
+        (
+            rule('priority = 1\npath = ["/"]\nredirect = { path = "/#{pth}" }'),
+            'got #{pth}; did you mean "#{path}"?',
+        ),
+        (
+            rule('priority = 1\npath = ["/"]\nredirect = { path = "/?a" }'),
+            "the query has a key of its own, query",
+        ),
+        (
+            rule('priority = 1\npath = ["/"]\nredirect = { port = 1, status = 200 }'),
+            "redirect.status: expected one of 301, 302, 303, 307, 308, got 200",
+        ),
+        (
+            rule('priority = 1\npath = ["/"]\nfixed_response = { status = 302 }'),
+            "fixed_response.status: expected a status from 200 to 299 or 400 to 599, got 302",
+        ),
+        (
+            rule('priority = 1\npath = ["/"]\nfixed_response = { content_type = "a\\r\\nb: c" }'),
+            "fixed_response.content_type: expected a media type",
+        ),
+        (
+            f"{LISTENER}rules = [\n"
+            '{ priority = 1, path = ["/"], forward = "web" },\n'
+            '{ priority = 1, path = ["/"], forward = "web" }]\n' + WEB,
+            "listeners[0].rules[1].priority: 1 is already that of listeners[0].rules[0]",
+        ),
+        (
+            '[[listeners]]\naddress = "tcp://:1"\ndefault = { fixed_response = {} }',
+            "listeners[0].default: a tcp listener sees no requests: expected forward",
+        ),
+        (
+            LISTENER.replace("http", "tcp")
+            + 'rules = [{ priority = 1, path = ["/"], forward = "web" }]\n'
+            + WEB,
+            "listeners[0].rules: a tcp listener sees no requests",
+        ),
+        (WEB + "health_check = 3", 'expected { path = "/health" } or false, got 3'),
+        (
+            WEB + "health_check = { interval = 2 }",
+            "target_groups.web.health_check.interval: "
+            "expected a duration such as 500ms, 2s or 1m, got 2",
+        ),
+        (WEB + 'health_check = { path = "x" }', "health_check.path: expected a path such as"),
+        (WEB + 'health_check = { path = "/\\r\\nx" }', "health_check.path: expected a text, got"),
+        (WEB + 'health_check = { matcher = "2xx" }', "expected numbers from 100 to 599 such as"),
+        (WEB + 'algorithm = "least"', "expected one of least_outstanding_requests, round_robin"),
+        ('[target_groups."a/b"]', 'target_groups."a/b": expected a name of'),
+        (
+            '[target_groups.web]\ntargets = ["127.0.0.1:1", "127.0.0.1:1,weight=2"]',
+            "target_groups.web.targets[1]: 127.0.0.1:1 is already target_groups.web.targets[0]",
+        ),
+        ('[target_groups.web]\ntargets = ["a:1,wieght=2"]', 'did you mean "weight"?'),
+        ('[target_groups.web]\ntargets = ["a:1,weight=-2"]', "from 0 to 999"),
+        ('[target_groups.web]\ntargets = ["a:0"]', "expected a port from 1 to 65535"),
+        ('[target_groups.web]\ntargets = ["http://a:1"]', "without http://"),
+        ('[target_groups.web]\ntargets = ["unix:app.sock"]', "expected unix:/absolute/path"),
+        ('[target_groups.web]\ntargets = [{ address = "a:1", backup = 1 }]', "true or false"),
+        ("workers = 1\n\n= 2", "fastlb.toml: Invalid statement (at line 3"),
+        ("a = " + "9" * 5000, "fastlb.toml: "),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_path(toml: str, expected: str) -> None:
+    problems = problems_of(toml)
+    assert any(expected in problem for problem in problems), problems
+
+
+def test_every_problem_is_reported_at_once_and_none_follows_from_another() -> None:
+    toml = """
+    workers = "x"
+    [[listeners]]
+    address = "nowhere"
+    default = { forward = "web", redirect = { port = 0 } }
+    [[listeners]]
+    address = "http://"
+    default = 1
+    [[listeners.rules]]
+    [target_groups.web]
+    targets = ["a", "b", 1]
+    """
+    paths = [problem.partition(": ")[0] for problem in problems_of(toml)]
+    assert sorted(paths) == [
+        "listeners[0].address",
+        "listeners[0].default",
+        "listeners[0].default.redirect.port",
+        "listeners[1].address",
+        "listeners[1].default",
+        "listeners[1].rules[0]",
+        "listeners[1].rules[0]",
+        "listeners[1].rules[0].priority",
+        "target_groups.web.targets[0]",
+        "target_groups.web.targets[1]",
+        "target_groups.web.targets[2]",
+        "workers",
+    ]
+
+
+def test_what_is_strange_but_works_is_a_warning() -> None:
+    loaded = load(LISTENER + "[target_groups.web]\n[target_groups.spare]\n")
+    assert [line.partition(":")[0] for line in loaded.warnings] == [
+        "target_groups.web",
+        "target_groups.spare",
+    ]
+    assert "no listener forwards to it" in loaded.warnings[1]
+
+
+def flags(*listen: str, target: tuple[str, ...] = (), **named: str) -> Overrides:
+    settings = {f"--{name.replace('_', '-')}": text for name, text in named.items()}
+    return Overrides(listen, target, settings)
+
+
+def test_flags_alone() -> None:
+    loaded = load(
+        overrides=flags(
+            "http://127.0.0.1:8080",
+            "tcp://[::1]:5432",
+            target=("127.0.0.1:9001", "unix:/a.sock,weight=2", "127.0.0.1:9009,backup"),
+            workers="3",
+            health_path="/health",
+            health_check="off",
+            trusted_proxies="10.0.0.0/8, ::1",
+            max_body_bytes="1MB",
+        )
+    )
+    configuration = loaded.configuration
+    assert [str(one.address) for one in configuration.listeners] == ["127.0.0.1:8080", "[::1]:5432"]
+    assert all(one.max_body_bytes == 1000_000 for one in configuration.listeners)
+    assert configuration.listeners[0].trusted_proxies == ("10.0.0.0/8", "::1/128")
+    (group,) = configuration.target_groups
+    assert group.name == "default"
+    assert [target.weight for target in group.targets] == [1, 2, 1]
+    assert group.targets[2].backup
+    assert group.health_check == HealthCheck(enabled=False, path="/health")
+    assert configuration.workers == 3
+
+
+def test_flags_override_the_file_everywhere() -> None:
+    loaded = load(WHOLE, flags(idle_timeout="5s", retries="0", health_interval="9s", workers="1"))
+    configuration = loaded.configuration
+    assert {one.idle_timeout for one in configuration.listeners} == {5.0}
+    assert {one.retries for one in configuration.target_groups} == {0}
+    assert {one.health_check.interval for one in configuration.target_groups} == {9.0}
+    assert configuration.workers == 1
+    assert len(configuration.listeners[0].rules) == 3
+
+
+def test_listen_and_target_replace_those_of_the_file() -> None:
+    toml = LISTENER + WEB
+    configuration = load(toml, flags("http://:81", target=("127.0.0.1:2",))).configuration
+    assert [one.address.port for one in configuration.listeners] == [81]
+    assert configuration.listeners[0].default == Forward((WeightedGroup("web"),))
+    assert [str(one.address) for one in configuration.target_groups[0].targets] == ["127.0.0.1:2"]
+    several = WEB + '[target_groups.default]\ntargets = ["127.0.0.1:3"]\n'
+    configuration = load(several, flags("http://:81")).configuration
+    assert configuration.listeners[0].default == Forward((WeightedGroup("default"),))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (flags("http://:80"), "--listen: there is nothing to forward to: add --target HOST:PORT"),
+        (flags("ftp://:80"), '--listen ftp://:80: expected http:// or tcp://, got "ftp://:80"'),
+        (flags("http://:80", "http://:80/"), "--listen http://:80/: 0.0.0.0:80 is already the"),
+        (flags(target=("x",)), "--target x: expected HOST:PORT or unix:/path"),
+        (flags(target=("a:1", "A:1")), "--target A:1: A:1 is already --target a:1"),
+        (flags(health_interval="2"), "--health-interval: expected a duration such as 500ms"),
+        (flags(workers="many"), '--workers: expected a whole number from 0 to 64, got "many"'),
+        (flags(name="a/b"), "--name: expected a name of"),
+        (flags(health_path="health"), "--health-path: expected a path such as /health"),
+    ],
+)
+def test_a_wrong_flag_is_called_by_its_name(overrides: Overrides, expected: str) -> None:
+    problems = problems_of("", overrides)
+    assert any(expected in problem for problem in problems), problems
+
+
+def test_flags_that_could_mean_several_groups() -> None:
+    toml = WEB + WEB.replace("web", "api")
+    problems = problems_of(toml, flags("http://:80", target=("a:1",)))
+    assert len(problems) == 2
+    assert all("expected one target group, or one named default" in one for one in problems)
+
+
+def test_an_unknown_flag_is_a_mistake_of_the_program() -> None:
+    with pytest.raises(KeyError):
+        load(LISTENER + WEB, flags(no_such="1"))
+
+
+DECLARED = [
+    pytest.param(setting, default_of(item), id=f"{cls.__name__}.{item.name}")
+    for cls in SETTING_CLASSES
+    for item, setting in declared(cls)
+]
+
+
+@pytest.mark.parametrize(("setting", "default"), DECLARED)
+def test_every_default_can_be_said_in_the_file_and_by_its_flag(
+    setting: Setting, default: Any
+) -> None:
+    assert from_toml(setting, to_toml_value(setting, default)) == default
+    if default != ():
+        assert from_flag(setting, to_flag_text(setting, default)) == default
+
+
+@given(st.floats(0, 1e9))
+@example(0.07)
+@example(1e-7)
+def test_durations_are_written_exactly(seconds: float) -> None:
+    setting = Setting("duration", "", "", most=1e9)
+    assert from_toml(setting, format_duration(seconds)) == seconds
+
+
+@given(st.integers(0, 2**53))
+def test_sizes_are_written_exactly(size: int) -> None:
+    assert from_toml(Setting("bytes", "", ""), format_bytes(size)) == size
+
+
+# Configurations as a user could have written them, for the round trip.
+
+names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,12}", fullmatch=True)
+printable = st.text(st.characters(min_codepoint=32, exclude_categories=["Cs"]), max_size=12).filter(
+    lambda text: "\x7f" not in text
+)
+some_text = printable.filter(bool)
+hosts = st.one_of(
+    st.ip_addresses().map(str), st.sampled_from(["localhost", "app.internal", "a-b.example"])
+)
+tcp_addresses = st.builds(Address, hosts, st.integers(1, 65535))
+unix_addresses = st.from_regex(r"/[ -~]{1,40}", fullmatch=True).map(lambda path: Address(path=path))
+targets = st.builds(
+    Target, st.one_of(tcp_addresses, unix_addresses), st.integers(0, 999), st.booleans()
+)
+networks = st.one_of(
+    st.ip_addresses(v=4).map(lambda ip: f"{ip}/32"), st.just("10.0.0.0/8"), st.just("fe80::/10")
+)
+
+
+def values(setting: Setting) -> st.SearchStrategy[Any]:
+    least = setting.least or 0
+    match setting.kind:
+        case "text" | "path":
+            strategy: st.SearchStrategy[Any] = names.filter(lambda text: text != "off")
+        case "count" | "bytes":
+            strategy = st.integers(int(least), int(setting.most or 2**31 - 1))
+        case "duration":
+            strategy = st.floats(least, setting.most or 86400.0)
+        case "switch":
+            strategy = st.booleans()
+        case "choice":
+            strategy = st.sampled_from(setting.choices)
+        case "ranges":
+            pair = st.tuples(st.integers(100, 599), st.integers(100, 599)).map(sorted).map(tuple)
+            strategy = st.lists(pair, min_size=1, max_size=3).map(tuple)
+        case "networks":
+            strategy = st.lists(networks, max_size=3).map(tuple)
+    return st.none() | strategy if setting.optional else strategy
+
+
+def settings_of(cls: type, **also: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.builds(
+        cls, **({item.name: values(setting) for item, setting in declared(cls)} | also)
+    )
+
+
+def lists(strategy: st.SearchStrategy[Any], least: int = 0) -> st.SearchStrategy[Any]:
+    return st.lists(strategy, min_size=least, max_size=2).map(tuple)
+
+
+health_checks = settings_of(
+    HealthCheck, path=st.sampled_from([None, "/", "/health?x=%20"]), host=st.none() | names
+).filter(lambda one: one.host != "off")
+
+
+@st.composite
+def configurations(draw: st.DrawFn) -> Configuration:
+    group_names = draw(st.lists(names, min_size=1, max_size=3, unique=True))
+    by_address = lambda target: str(target.address).lower()  # noqa: E731
+    groups = tuple(
+        draw(
+            settings_of(
+                TargetGroup,
+                name=st.just(name),
+                targets=st.lists(targets, max_size=3, unique_by=by_address).map(tuple),
+                health_check=health_checks,
+            )
+        )
+        for name in group_names
+    )
+    forwards = st.builds(
+        lambda chosen, weights: Forward(
+            tuple(WeightedGroup(*one) for one in zip(chosen, weights, strict=False))
+        ),
+        st.lists(st.sampled_from(group_names), min_size=1, unique=True),
+        st.lists(st.integers(1, 999), min_size=3, max_size=3),
+    )
+    redirects = st.builds(
+        Redirect,
+        status=st.sampled_from([301, 302, 308]),
+        protocol=st.sampled_from(["http", "https", "#{protocol}"]),
+        host=st.sampled_from(["#{host}", "a.example", "www.#{host}", "[::1]"]),
+        port=st.integers(1, 65535).map(str),
+        path=printable.map(lambda text: "/" + text.replace("?", "").replace("#", "")),
+        query=st.sampled_from(["", "#{query}", "a=#{path}"]),
+    )
+    fixed = st.builds(
+        FixedResponse,
+        status=st.sampled_from([200, 404, 503]),
+        body=st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
+        content_type=st.sampled_from(["text/plain", "text/html; charset=utf-8"]),
+    )
+    actions = st.one_of(forwards, redirects, fixed)
+    rules = st.builds(
+        Rule,
+        priority=st.integers(1, 50000),
+        action=actions,
+        path=lists(printable.map(lambda text: "/" + text), 1),
+        host=lists(st.sampled_from(["*.example.com", "é.example", "[::1]"])),
+        method=lists(st.sampled_from(["GET", "M-SEARCH"])),
+        header=lists(st.builds(Header, st.just("X-Y"), lists(some_text, 1))),
+        query=lists(st.builds(QueryPair, st.none() | some_text, printable)),
+        source_ip=lists(networks),
+    )
+    listeners = []
+    for address in draw(st.lists(tcp_addresses, min_size=1, max_size=3, unique_by=str)):
+        http = draw(st.booleans())
+        listeners.append(
+            draw(
+                settings_of(
+                    Listener,
+                    protocol=st.just("http" if http else "tcp"),
+                    address=st.just(address),
+                    default=actions if http else forwards,
+                    rules=st.lists(rules, max_size=3, unique_by=lambda one: one.priority).map(tuple)
+                    if http
+                    else st.just(()),
+                )
+            )
+        )
+    return draw(
+        settings_of(
+            Configuration, listeners=st.just(tuple(listeners)), target_groups=st.just(groups)
+        )
+    )
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(Hypothesis))
+@given(configurations())
+def test_the_effective_configuration_reads_back_as_the_same(configuration: Configuration) -> None:
+    assert load(to_toml(configuration)).configuration == configuration
+
+
+def test_the_effective_configuration_names_every_setting() -> None:
+    text = to_toml(load(WHOLE).configuration)
+    for cls in SETTING_CLASSES:
+        for item, _ in declared(cls):
+            assert re.search(rf"^{item.name} = ", text, re.MULTILINE), item.name
+    assert isinstance(load(text), Loaded)
+
+
+KEYS = [
+    *("listeners", "target_groups", "address", "default", "rules", "forward", "redirect"),
+    *("targets", "web", "fixed_response", "header", "query", "priority", "path", "group", "weight"),
+]
+
+
+def mixed(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    tables = st.dictionaries(st.sampled_from(KEYS), inner, max_size=4)
+    return st.lists(inner, max_size=3) | tables
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.recursive(st.booleans() | st.integers() | st.text(max_size=5), mixed, max_leaves=12))
+def test_no_document_is_an_accident(document: Any) -> None:
+    tables = document if isinstance(document, dict) else {"listeners": document}
+    text = "\n".join(f"{key} = {_inline(value)}" for key, value in tables.items())
+    with contextlib.suppress(ConfigError):
+        load(text)
