@@ -1,0 +1,195 @@
+"""The demo app as a process on a unix socket, and the fleet that keeps it alive."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from fastlb.demo import fleet as fleet_module
+from fastlb.demo.app import Told
+from fastlb.demo.fleet import DemoFleet
+from fastlb.errors import ConfigError
+
+
+@pytest.fixture(scope="module")
+def fleet() -> Iterator[DemoFleet]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fleet_module, "RESTART_SECONDS", 0.2)
+        with DemoFleet(2) as running:
+            yield running
+
+
+@pytest.fixture
+def client(fleet: DemoFleet) -> Iterator[httpx.Client]:
+    transport = httpx.HTTPTransport(uds=str(fleet.sockets[0]))
+    with httpx.Client(transport=transport, base_url="http://demo", timeout=10) as one:
+        yield one
+        one.post("/fail?mode=off")
+
+
+def until(condition: Callable[[], bool], seconds: float = 15) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+def alive(pid: int) -> bool:
+    """Whether the process exists and is no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as one:
+        try:
+            one.connect(str(path))
+        except OSError:
+            return False
+    return True
+
+
+def test_an_answer_names_its_worker_and_repeats_the_request_id(client: httpx.Client) -> None:
+    answer = client.get("/", headers={"X-Request-Id": "abc-7"})
+    assert answer.status_code == 200
+    assert answer.headers["x-demo-worker"] == "demo-1"
+    assert answer.headers["x-request-id"] == "abc-7"
+    assert answer.text.startswith("demo-1 (pid ")
+
+
+def test_echo_tells_what_arrived(client: httpx.Client) -> None:
+    body = os.urandom(300_000)
+    seen = client.post("/echo/deep%20er?a=1&b", content=body, headers={"X-One": "two"}).json()
+    assert (seen["method"], seen["path"], seen["query"]) == ("POST", "/echo/deep%20er", "a=1&b")
+    assert ["x-one", "two"] in seen["headers"]
+    assert seen["length"] == len(body)
+    assert seen["sha256"] == hashlib.sha256(body).hexdigest()
+    assert "sha256" not in client.get("/echo").json()
+
+
+def test_raw_echo_streams_both_ways_at_once(client: httpx.Client) -> None:
+    def pieces() -> Iterator[bytes]:
+        for number in range(100):
+            yield bytes([number]) * 500
+
+    answer = client.post("/echo?raw=1", content=pieces())
+    assert answer.content == b"".join(bytes([number]) * 500 for number in range(100))
+
+
+def test_bytes_have_the_asked_length(client: httpx.Client) -> None:
+    answer = client.get("/bytes/70001")
+    assert answer.headers["content-length"] == "70001"
+    assert answer.content == (bytes(range(256)) * 274)[:70001]
+
+
+def test_stream_sends_its_events(client: httpx.Client) -> None:
+    answer = client.get("/stream?n=3&ms=1")
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    assert answer.text.count("data: demo-1 sends event") == 3
+
+
+def test_told_to_fail_with_a_status(client: httpx.Client) -> None:
+    client.post("/fail?mode=status&status=418&times=2")
+    assert [client.get("/").status_code for _ in range(3)] == [418, 418, 200]
+    assert client.post("/fail?mode=nonsense").status_code == 400
+
+
+def test_told_to_close_and_to_hang(client: httpx.Client) -> None:
+    client.post("/fail?mode=close&times=1")
+    with pytest.raises(httpx.RemoteProtocolError):
+        client.get("/")
+    client.post("/fail?mode=hang&times=1")
+    with pytest.raises(httpx.ReadTimeout):
+        client.get("/", timeout=0.3)
+    assert client.get("/").status_code == 200
+
+
+def test_told_to_fail_its_health_only(client: httpx.Client) -> None:
+    client.post("/fail?mode=health")
+    assert (client.get("/health").status_code, client.get("/").status_code) == (503, 200)
+    client.post("/fail?mode=off")
+    assert client.get("/health").status_code == 200
+
+
+def test_told_counts_down_for_its_own_paths_only() -> None:
+    told = Told("status", 500, 1)
+    assert [told.next_answer(path) for path in ("/health", "/kill", "/", "/")] == [
+        "off",
+        "off",
+        "status",
+        "off",
+    ]
+
+
+def test_a_worker_that_kills_itself_answers_first_and_comes_back(fleet: DemoFleet) -> None:
+    pid = fleet.pids[1]
+    transport = httpx.HTTPTransport(uds=str(fleet.sockets[1]))
+    with httpx.Client(transport=transport, base_url="http://demo", timeout=10) as client:
+        assert f"pid {pid}" in client.post("/kill").text
+    until(lambda: fleet.pids[1] != pid and answers(fleet.sockets[1]))
+    assert fleet.folder.stat().st_mode & 0o777 == 0o700
+
+
+OWNER = """
+import sys, time
+from fastlb.demo.fleet import DemoFleet
+with DemoFleet(1) as fleet:
+    print(fleet.pids[0], fleet.folder, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_the_workers_end_with_a_killed_owner() -> None:
+    owner = subprocess.Popen([sys.executable, "-c", OWNER], stdout=subprocess.PIPE)
+    assert owner.stdout is not None
+    pid_text, folder = owner.stdout.readline().decode().split()
+    owner.stdout.close()
+    assert alive(int(pid_text))
+    owner.kill()
+    owner.wait()
+    until(lambda: not alive(int(pid_text)), 5)
+    for path in Path(folder).iterdir():
+        path.unlink()
+    Path(folder).rmdir()
+
+
+def test_a_fleet_ends_even_a_stopped_worker_and_its_folder(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fleet_module, "END_SECONDS", 0.2)
+    with DemoFleet(1) as fleet:
+        (pid,) = fleet.pids
+        os.kill(pid, signal.SIGSTOP)
+    assert not alive(pid)
+    assert not fleet.folder.exists()
+
+
+def test_the_configuration_of_the_demo() -> None:
+    demo = pytest.importorskip("fastlb.cli.demo")
+    parser = argparse.ArgumentParser()
+    demo.add_arguments(parser)
+    arguments = parser.parse_args([])
+    address = demo.listen_address(arguments.listen)
+    configuration = demo.demo_configuration(address, [Path("/x/1.sock"), Path("/x/2.sock")], 2)
+    assert str(configuration.listeners[0].address) == "127.0.0.1:8080"
+    assert [str(t.address) for t in configuration.target_groups[0].targets] == [
+        "unix:/x/1.sock",
+        "unix:/x/2.sock",
+    ]
+    assert configuration.target_groups[0].health_check.path == "/health"
+    for wrong in ("tcp://127.0.0.1:1", "127.0.0.1:1", "http://x", "http://127.0.0.1:0"):
+        with pytest.raises(ConfigError, match="--listen"):
+            demo.listen_address(wrong)
