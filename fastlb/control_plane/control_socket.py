@@ -1,0 +1,79 @@
+"""The socket in the run-time folder at which `fastlb status` asks.
+
+One JSON line in, one JSON line out, then the connection ends. Knows the commands by their names
+only; what they answer is handed in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import socket
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger("fastlb.control")
+
+LINE_BYTES = 64 * 1024
+REQUEST_SECONDS = 5.0
+
+Command = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+"""From the request to the answer; a ValueError's text is the answer's `error`."""
+
+
+class ControlSocket:
+    """Serves `path` (mode 0600, in a folder that is open to its owner alone)."""
+
+    def __init__(self, path: Path, commands: Mapping[str, Command]) -> None:
+        self._path = path
+        self._commands = commands
+        self._server: asyncio.Server | None = None
+
+    async def start(self) -> None:
+        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            listening.bind(str(self._path))
+            os.chmod(self._path, 0o600)
+            listening.setblocking(False)
+            self._server = await asyncio.start_unix_server(
+                self._serve, sock=listening, limit=LINE_BYTES
+            )
+        except BaseException:
+            listening.close()
+            raise
+
+    async def close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            self._path.unlink(missing_ok=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            async with asyncio.timeout(REQUEST_SECONDS):
+                answer = self._answer(await reader.readline())
+                writer.write(json.dumps(answer).encode() + b"\n")
+                await writer.drain()
+        except ValueError:
+            log.warning("a request of over %d bytes at the control socket", LINE_BYTES)
+        except (TimeoutError, OSError) as error:
+            log.warning("a connection to the control socket was given up: %r", error)
+        finally:
+            writer.close()
+
+    def _answer(self, line: bytes) -> Mapping[str, Any]:
+        try:
+            request = json.loads(line)
+        except ValueError:
+            return {"error": "expected one line of JSON"}
+        name = request.get("command") if isinstance(request, dict) else None
+        command = self._commands.get(name) if isinstance(name, str) else None
+        if command is None:
+            known = ", ".join(sorted(self._commands))
+            return {"error": f"expected a command (one of {known}), got {name!r}"}
+        try:
+            return command(request)
+        except ValueError as error:
+            return {"error": str(error)}

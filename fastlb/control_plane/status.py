@@ -1,0 +1,199 @@
+"""What `fastlb status` shows, as plain values. Reads everything and changes nothing.
+
+The one place of the control plane that looks at processes through psutil.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import psutil
+
+import fastlb
+from fastlb.control_plane.target_registry import RegisteredTarget, TargetRegistry
+from fastlb.control_plane.totals import Totals
+from fastlb.control_plane.worker_pool import Worker
+from fastlb.model.configuration import Configuration
+from fastlb.model.health_check import HealthCheck
+from fastlb.model.listener import Action, Forward, Listener, Redirect
+from fastlb.model.target_group import TargetGroup
+from fastlb.target_table.counters import Counters, percentile
+from fastlb.target_table.counters import Worker as Head
+from fastlb.target_table.handover import listener_key
+
+CPU_SPAN = 1.0
+"""Least seconds between two looks at a process's CPU time that make a percentage."""
+
+TOTALS = {
+    "requests": Head.REQUESTS,
+    "in_flight": Head.IN_FLIGHT,
+    "connections": Head.CONNECTIONS,
+    "status_1xx": Head.STATUS_1XX,
+    "status_2xx": Head.STATUS_2XX,
+    "status_3xx": Head.STATUS_3XX,
+    "status_4xx": Head.STATUS_4XX,
+    "status_5xx": Head.STATUS_5XX,
+    "errors": Head.ERRORS,
+    "retries": Head.RETRIES,
+    "rejected": Head.REJECTED,
+    "bytes_in": Head.BYTES_IN,
+    "bytes_out": Head.BYTES_OUT,
+}
+
+
+class Instance(Protocol):
+    """What the status is read from."""
+
+    @property
+    def configuration(self) -> Configuration: ...
+    @property
+    def registry(self) -> TargetRegistry: ...
+    @property
+    def counters(self) -> Counters: ...
+    @property
+    def totals(self) -> Totals: ...
+    @property
+    def workers(self) -> Sequence[Worker]: ...
+    @property
+    def slots(self) -> tuple[int, ...]: ...
+    @property
+    def draining(self) -> bool: ...
+
+
+@dataclass(slots=True)
+class CpuLook:
+    """A process's CPU seconds as of a time, and its percentage up to then."""
+
+    pid: int
+    at: float
+    seconds: float
+    percent: float
+
+
+class Status:
+    """Answers `{"command": "status"}`."""
+
+    def __init__(self, instance: Instance, pid: int) -> None:
+        self._instance = instance
+        self._pid = pid
+        self._started = time.time()
+        self._looks: dict[int, CpuLook] = {}
+
+    def answer(self) -> dict[str, Any]:
+        instance = self._instance
+        configuration = instance.configuration
+        return {
+            "name": configuration.name,
+            "pid": self._pid,
+            "version": fastlb.__version__,
+            "started": self._started,
+            "uptime_s": time.time() - self._started,
+            "draining": instance.draining,
+            "workers": [self._worker(worker) for worker in instance.workers],
+            "listeners": [_listener(listener) for listener in configuration.listeners],
+            "target_groups": [self._group(group) for group in configuration.target_groups],
+            "totals": {name: instance.totals.head(cell) for name, cell in TOTALS.items()},
+        }
+
+    def _worker(self, worker: Worker) -> dict[str, Any]:
+        row = self._instance.counters.row(worker.index)
+        cpu_percent, rss = self._process(worker)
+        return {
+            "index": worker.index,
+            "pid": worker.pid,
+            "state": worker.state,
+            "connections": row[Head.CONNECTIONS],
+            "requests": row[Head.REQUESTS],
+            "in_flight": row[Head.IN_FLIGHT],
+            "cpu_percent": cpu_percent,
+            "rss_bytes": rss,
+            "restarts": worker.restarts,
+            "slots": [
+                slot for slot, holder in enumerate(self._instance.slots) if holder == worker.index
+            ],
+        }
+
+    def _process(self, worker: Worker) -> tuple[float, int]:
+        """CPU percentage (100 is one core) since the last status, and resident bytes."""
+        try:
+            process = psutil.Process(worker.pid)
+            with process.oneshot():
+                times, rss = process.cpu_times(), process.memory_info().rss
+                created = process.create_time()
+        except (psutil.Error, ValueError):
+            return 0.0, 0
+        now, seconds = time.time(), times.user + times.system
+        last = self._looks.get(worker.index)
+        if last is None or last.pid != worker.pid:
+            last = CpuLook(worker.pid, created, 0.0, 0.0)
+        elif now - last.at < CPU_SPAN:
+            return last.percent, rss
+        percent = 100 * max(seconds - last.seconds, 0) / max(now - last.at, 0.01)
+        self._looks[worker.index] = CpuLook(worker.pid, now, seconds, round(percent, 1))
+        return round(percent, 1), rss
+
+    def _group(self, group: TargetGroup) -> dict[str, Any]:
+        registry = self._instance.registry
+        return {
+            "name": group.name,
+            "algorithm": group.algorithm,
+            "fail_open": registry.fail_open(group.name),
+            "health_check": describe_check(group.health_check),
+            "targets": self._targets(one for one in registry if one.group.name == group.name),
+        }
+
+    def _targets(self, targets: Iterable[RegisteredTarget]) -> list[dict[str, Any]]:
+        now, rows = time.monotonic(), len(self._instance.workers)
+        shown = []
+        for target in targets:
+            entry = target.entry
+            current = self._instance.counters.target(entry.index, rows)
+            figures = self._instance.totals.target(entry)
+            shown.append(
+                {
+                    "address": entry.address,
+                    "weight": entry.weight,
+                    "backup": entry.backup,
+                    "state": entry.state,
+                    "suspect": entry.suspect,
+                    "reason": target.describe(now),
+                    "in_flight": current.in_flight,
+                    "requests": figures.requests,
+                    "errors": figures.errors,
+                    "status_5xx": figures.status_5xx,
+                    "p50_s": percentile(figures.histogram, 0.5),
+                    "p99_s": percentile(figures.histogram, 0.99),
+                    "connections": current.connections,
+                }
+            )
+        return shown
+
+
+def _listener(listener: Listener) -> dict[str, Any]:
+    return {
+        "address": listener_key(listener),
+        "default": describe_action(listener.default),
+        "rules": len(listener.rules),
+    }
+
+
+def describe_action(action: Action) -> str:
+    if isinstance(action, Forward):
+        if len(action.groups) == 1:
+            return f"forward {action.groups[0].group}"
+        return "forward " + ", ".join(f"{one.group} {one.weight}" for one in action.groups)
+    if isinstance(action, Redirect):
+        return f"redirect {action.status}"
+    return f"fixed response {action.status}"
+
+
+def describe_check(check: HealthCheck) -> str:
+    if not check.enabled:
+        return "off"
+    if check.path is None:
+        return f"TCP connect every {check.interval:g} s"
+    ranges = ",".join(f"{low}-{high}" if low != high else str(low) for low, high in check.matcher)
+    return f"GET {check.path} every {check.interval:g} s expects {ranges}"

@@ -1,0 +1,276 @@
+"""The worker processes: each replaced when it dies, the crash-looping ever later.
+
+Knows how a worker is born, talks and ends, and nothing of what it serves: which slots it gets and
+what its counters are worth is for the hooks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import multiprocessing
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
+from multiprocessing.process import BaseProcess
+from typing import Literal
+
+from fastlb.control_plane.restart_delay import RestartDelay
+from fastlb.target_table import pipe
+from fastlb.target_table.pipe import Drain, Message, Ready, WorkerStart
+
+log = logging.getLogger("fastlb.workers")
+
+WorkerMain = Callable[[WorkerStart], None]
+State = Literal["starting", "running", "draining", "dead"]
+
+READY_WITHIN = 10.0
+REAP_WITHIN = 5.0
+"""A process that has closed its descriptors is a zombie within microseconds."""
+
+
+@dataclass(slots=True, eq=False)
+class Worker:
+    """One worker index over all its lives. `pid` is 0 while no process lives."""
+
+    index: int
+    state: State = "dead"
+    pid: int = 0
+    restarts: int = 0
+    started: float = 0.0
+    process: BaseProcess | None = None
+    pipe: socket.socket | None = None
+    delay: RestartDelay = field(default_factory=RestartDelay)
+    timer: asyncio.TimerHandle | None = None
+    """The next start, while dead; the look whether it is ready, while starting."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolHooks:
+    """What the pool reports. `died` comes after the process is reaped, before it is replaced."""
+
+    ready: Callable[[Worker], None]
+    died: Callable[[Worker, int], None]
+    """With the pid that it had."""
+    message: Callable[[Worker, Message], None]
+
+
+class WorkerPool:
+    """`count` workers, replaced as they die until `drain` or `kill`.
+
+    `birth` makes what a worker is born with, from its index and its end of the pipe.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        worker_main: WorkerMain,
+        birth: Callable[[int, socket.socket], WorkerStart],
+        hooks: PoolHooks,
+    ) -> None:
+        self.workers = tuple(Worker(index) for index in range(count))
+        self._main = worker_main
+        self._birth = birth
+        self._hooks = hooks
+        self._context = multiprocessing.get_context("spawn")
+        self._stopping = False
+        self._gone = asyncio.Event()
+
+    def __iter__(self) -> Iterator[Worker]:
+        return iter(self.workers)
+
+    @property
+    def running(self) -> list[Worker]:
+        """Those that accept."""
+        return [worker for worker in self.workers if worker.state == "running"]
+
+    @property
+    def all_ready(self) -> bool:
+        return all(worker.state == "running" for worker in self.workers)
+
+    def start(self) -> None:
+        # Before the signals are blocked for the spawn: starting the tracker unblocks them.
+        resource_tracker.ensure_running()
+        for worker in self.workers:
+            self._spawn(worker)
+
+    def broadcast(self, message: Message) -> None:
+        for worker in self.workers:
+            if worker.pipe is not None:
+                pipe.send(worker.pipe, message)
+
+    async def drain(self, seconds: float, deadline: float) -> bool:
+        """Replace nobody any more, have all end; whether all had before the loop's `deadline`."""
+        self._stopping = True
+        for worker in self.workers:
+            if worker.pipe is not None:
+                self._read(worker)  # a Ready that waits there decides what follows
+            if worker.state == "starting" and worker.process is not None:
+                worker.process.kill()  # it accepted nothing yet
+            elif worker.pipe is not None:
+                worker.state = "draining"
+                pipe.send(worker.pipe, Drain(seconds))
+        return await self.wait_gone(deadline)
+
+    async def wait_gone(self, deadline: float) -> bool:
+        """Whether no worker process is left before the loop's `deadline`."""
+        self._note_gone()
+        left = deadline - asyncio.get_running_loop().time()
+        try:
+            await asyncio.wait_for(self._gone.wait(), max(left, 0))
+        except TimeoutError:
+            return False
+        return True
+
+    def kill(self) -> list[int]:
+        """SIGKILL to all that are left; their pids."""
+        self._stopping = True
+        self._note_gone()
+        left = [worker for worker in self.workers if worker.process is not None]
+        for worker in left:
+            if worker.process is not None:
+                worker.process.kill()
+        return [worker.pid for worker in left]
+
+    def close(self) -> None:
+        """The end without a loop to wait on: kill what is left and reap it."""
+        self.kill()
+        for worker in self.workers:
+            _cancel(worker)
+            if worker.process is not None:
+                worker.process.join(REAP_WITHIN)
+            if worker.pipe is not None:
+                worker.pipe.close()
+
+    def _spawn(self, worker: Worker) -> None:
+        worker.timer = None
+        if self._stopping:
+            return
+        loop = asyncio.get_running_loop()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        process = self._context.Process(
+            target=self._main,
+            args=(self._birth(worker.index, theirs),),
+            name=f"fastlb-worker-{worker.index}",
+        )
+        worker.started = time.monotonic()
+        # A Ctrl-C at the terminal goes to the whole group, and is the supervisor's to handle: the
+        # child is born with it blocked.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            process.start()
+        except OSError as error:
+            ours.close()
+            log.error("worker %d cannot be started: %s", worker.index, error)
+            self._later(worker)
+            return
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            theirs.close()
+        worker.process, worker.pipe, worker.pid = process, ours, process.pid or 0
+        worker.state = "starting"
+        worker.timer = loop.call_later(READY_WITHIN, self._late, worker)
+        loop.add_reader(process.sentinel, self._ended, worker)
+        loop.add_reader(ours.fileno(), self._read, worker)
+
+    def _late(self, worker: Worker) -> None:
+        worker.timer = None
+        log.error(
+            "worker %d (pid %d) is not ready after %g s", worker.index, worker.pid, READY_WITHIN
+        )
+
+    def _read(self, worker: Worker) -> None:
+        """Take in all messages that wait; at the end of the pipe the worker's death follows."""
+        while worker.pipe is not None:
+            try:
+                message = pipe.receive(worker.pipe)
+            except BlockingIOError:
+                return
+            if message is None:
+                asyncio.get_running_loop().remove_reader(worker.pipe.fileno())
+                return
+            if isinstance(message, Ready):
+                self._ready(worker)
+            else:
+                self._hooks.message(worker, message)
+
+    def _ready(self, worker: Worker) -> None:
+        if worker.state != "starting":
+            return
+        _cancel(worker)
+        worker.state = "running"
+        took = time.monotonic() - worker.started
+        log.info("worker %d (pid %d) is ready after %.2f s", worker.index, worker.pid, took)
+        self._hooks.ready(worker)
+
+    def _ended(self, worker: Worker) -> None:
+        loop = asyncio.get_running_loop()
+        process = worker.process
+        if process is None or worker.pipe is None:
+            return
+        loop.remove_reader(process.sentinel)
+        self._read(worker)
+        loop.remove_reader(worker.pipe.fileno())
+        process.join(REAP_WITHIN)
+        code, pid, draining = process.exitcode, worker.pid, worker.state == "draining"
+        if code is None:
+            log.error("worker %d (pid %d) closed all it had and did not end", worker.index, pid)
+            process.kill()
+            process.join()
+        worker.pipe.close()
+        process.close()
+        _cancel(worker)
+        worker.process, worker.pipe, worker.pid, worker.state = None, None, 0, "dead"
+        expected = draining and code == 0
+        log.log(
+            logging.INFO if expected else logging.ERROR,
+            "worker %d (pid %d) %s",
+            worker.index,
+            pid,
+            _ending(code),
+        )
+        self._hooks.died(worker, pid)
+        if self._stopping:
+            self._note_gone()
+        else:
+            self._later(worker)
+
+    def _later(self, worker: Worker) -> None:
+        """Replace a dead worker, the later the more often it died."""
+        now = time.monotonic()
+        worker.restarts += 1
+        delay = worker.delay.died(now, now - worker.started)
+        if delay:
+            log.error(
+                "worker %d died %d times in %.1f s, next try in %.1f s",
+                worker.index,
+                worker.delay.deaths,
+                worker.delay.span(now),
+                delay,
+            )
+        worker.timer = asyncio.get_running_loop().call_later(delay, self._spawn, worker)
+
+    def _note_gone(self) -> None:
+        for worker in self.workers:
+            if worker.process is None:
+                _cancel(worker)
+        if self._stopping and all(worker.process is None for worker in self.workers):
+            self._gone.set()
+
+
+def _cancel(worker: Worker) -> None:
+    if worker.timer is not None:
+        worker.timer.cancel()
+        worker.timer = None
+
+
+def _ending(code: int | None) -> str:
+    if code is None or code >= 0:
+        return f"ended with status {code}"
+    try:
+        return f"was ended by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was ended by signal {-code}"
