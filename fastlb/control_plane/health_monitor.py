@@ -36,8 +36,7 @@ TICK = 0.1
 MOST_IN_FLIGHT = 256
 MOST_A_TURN = 32
 """Probes started in one turn of the loop: evidence never waits behind a thousand of them."""
-SPREAD = 0.61803398875
-"""Multiples of the golden ratio, modulo 1, fill an interval evenly for any number of targets."""
+GOLDEN_RATIO = 0.61803398875
 
 
 class _Watched:
@@ -152,7 +151,7 @@ class HealthMonitor:
                 due = target.health.next_check(now)
                 if due is not None and target.health.state != "initial":
                     # Taken over: its state is known, nobody waits for it.
-                    due += target.group.health_check.interval * (index * SPREAD % 1.0)
+                    due += target.group.health_check.interval * _own_moment(index)
                     watched.spread = True
                 self._schedule(watched, due)
 
@@ -166,7 +165,7 @@ class HealthMonitor:
                 due = now + (due - now) * (0.9 + 0.1 * self._jitter())
             else:
                 # All were probed together at the start; from now on each has its own moment.
-                due = now + interval * (watched.index * SPREAD % 1.0)
+                due = now + interval * _own_moment(watched.index)
                 watched.spread = True
         self._schedule(watched, due)
 
@@ -324,6 +323,11 @@ class HealthMonitor:
             self._suspects.add(watched.index)
         else:
             self._suspects.discard(watched.index)
+
+
+def _own_moment(index: int) -> float:
+    """In (0, 1]: the golden ratio's multiples fill an interval evenly for any number of targets."""
+    return 1.0 - index * GOLDEN_RATIO % 1.0
 
 
 def read_waiting(cells: memoryview, rows: list[int], targets: int) -> dict[int, tuple[int, int]]:

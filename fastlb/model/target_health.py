@@ -123,7 +123,7 @@ class TargetHealth:
     checks: int = 0
     """Since the target was last awaited: registered or ejected."""
     started: float | None = None
-    """When the last finished check began."""
+    """When the last finished check began; None where the next is due without a pause."""
     checked_at: float | None = None
     passed_at: float | None = None
     healthy_since: float = 0.0
@@ -237,6 +237,7 @@ class TargetHealth:
         self.ejections += 1
         self.state = "unhealthy"
         self.ejected_at, self.ejected_until = now, now + span
+        self.started = None
         self.passes = self.fails = self.checks = 0
         self._bad = _KINDS.get(seen.kind, f"failed a request ({seen.kind})")
         if seen.detail:

@@ -1,0 +1,321 @@
+"""TargetRegistry: columns, states, fail open, takeover, names; and the pure stall decisions."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from dataclasses import replace
+
+import pytest
+
+from fastlb.control_plane.stall_detection import Decision, Sight, decide
+from fastlb.control_plane.target_registry import TargetRegistry, resolve
+from fastlb.errors import FastlbError
+from fastlb.model.address import Address, parse_address
+from fastlb.model.health_check import HealthCheck
+from fastlb.model.target_group import Target, TargetGroup
+from fastlb.model.target_health import (
+    CheckFailed,
+    CheckPassed,
+    RequestFailed,
+    Stalled,
+    StallOver,
+)
+from fastlb.target_table.counters import TARGETS, Cell, Counters, block
+
+
+class Changes:
+    """Counts the calls of `changed`; `now` is the clock."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.now = 100.0
+
+    def __call__(self) -> None:
+        self.count += 1
+
+    def clock(self) -> float:
+        return self.now
+
+
+def group(name: str, *addresses: str, **settings: object) -> TargetGroup:
+    targets = tuple(Target(parse_address(address)) for address in addresses)
+    return TargetGroup(name=name, targets=targets, **settings)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def changes() -> Changes:
+    return Changes()
+
+
+def web(changes: Changes, **settings: object) -> TargetRegistry:
+    made = group("web", "127.0.0.1:9001", "127.0.0.1:9002", **settings)
+    return TargetRegistry([made], {"web"}, changes, changes.clock)
+
+
+def states(registry: TargetRegistry) -> list[str]:
+    return [entry.state for entry in registry.entries()]
+
+
+def see(registry: TargetRegistry, index: int, seen: object) -> None:
+    target = registry.by_index(index)
+    assert target is not None
+    registry.observe(target, seen)  # type: ignore[arg-type]
+
+
+def make_healthy(registry: TargetRegistry) -> None:
+    for target in registry:
+        registry.observe(target, CheckPassed(100.0))
+
+
+def test_a_transition_is_logged_and_reported_once(
+    changes: Changes, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "fastlb.health")
+    registry = web(changes)
+    assert states(registry) == ["initial", "initial"]
+    assert changes.count == 0
+    see(registry, 0, CheckPassed(100.0))
+    assert states(registry) == ["healthy", "initial"]
+    assert changes.count == 1
+    see(registry, 0, CheckPassed(101.0))
+    assert changes.count == 1
+    see(registry, 0, RequestFailed(1, "reset", "by peer"))
+    assert changes.count == 2
+    assert registry.entries()[0].state == "unhealthy"
+    messages = [record.message for record in caplog.records]
+    assert "target 127.0.0.1:9001 of group web: initial -> healthy: check passed" in messages
+    assert (
+        "target 127.0.0.1:9001 of group web: healthy -> unhealthy: "
+        "cut the connection of a request (by peer), ejected"
+    ) in messages
+
+
+def test_fail_open_is_told_and_logged_at_both_ends(
+    changes: Changes, caplog: pytest.LogCaptureFixture
+) -> None:
+    registry = web(changes)
+    assert registry.fail_open("web")
+    assert not caplog.records, "the start is no failure yet"
+    make_healthy(registry)
+    assert not registry.fail_open("web")
+    assert registry.eligible("web") == 2
+    see(registry, 0, RequestFailed(1, "refused", ""))
+    assert not registry.fail_open("web")
+    see(registry, 1, Stalled(1.0, 1))
+    assert registry.fail_open("web")
+    assert caplog.messages[-1] == "all 2 targets of group web are unhealthy: failing open"
+    see(registry, 1, StallOver("it answers again"))
+    assert caplog.messages[-1] == "group web has a healthy target again: no longer failing open"
+    assert not registry.fail_open("web")
+
+
+def test_targets_that_never_answered_fail_open_with_one_line(
+    changes: Changes, caplog: pytest.LogCaptureFixture
+) -> None:
+    registry = web(changes)
+    for _ in range(5):
+        for index in (0, 1):
+            see(registry, index, CheckFailed(100.0, "connection refused on :9001"))
+    lines = [message for message in caplog.messages if "failing open" in message]
+    assert lines == ["all 2 targets of group web are unhealthy: failing open"]
+
+
+def test_groups_that_nobody_forwards_to_are_unused(changes: Changes) -> None:
+    groups = [group("web", "127.0.0.1:9001"), group("spare", "127.0.0.1:9001")]
+    registry = TargetRegistry(groups, {"web"}, changes, changes.clock)
+    assert states(registry) == ["initial", "unused"]
+    target = registry.by_index(1)
+    assert target is not None
+    assert not target.active
+    assert target.describe(100.0) == "no listener forwards to group spare"
+    assert registry.observe(target, CheckPassed(100.0)) is None
+    assert not registry.fail_open("spare")
+
+
+def test_draining_and_deregistering(changes: Changes) -> None:
+    registry = web(changes)
+    make_healthy(registry)
+    changes.count = 0
+    before = registry.membership
+    registry.drain(0)
+    registry.drain(0)
+    assert states(registry) == ["draining", "healthy"]
+    assert registry.membership == before + 1
+    assert changes.count == 1
+    target = registry.by_index(0)
+    assert target is not None
+    assert registry.observe(target, CheckFailed(100.0, "refused")) is None
+    assert registry.eligible("web") == 1
+    registry.deregister(0)
+    registry.deregister(1)
+    assert registry.entries() == ()
+    assert registry.eligible("web") == 0
+    assert not registry.fail_open("web"), "there is nobody to fail open to"
+
+
+def test_an_index_is_given_away_only_after_its_release(changes: Changes) -> None:
+    registry = web(changes)
+    counters = Counters()
+    try:
+        counters.row(1)[block(0) + Cell.REQUESTS] = 5
+        registry.deregister(0)
+        third = registry.register("web", Target(parse_address("127.0.0.1:9003")))
+        assert third.index == 2
+        assert third.state == "initial"
+        registry.release(0, counters, 2)
+        assert counters.row(1)[block(0) + Cell.REQUESTS] == 0
+        assert registry.register("web", Target(parse_address("127.0.0.1:9001"))).index == 0
+        assert registry.register("web", Target(parse_address("127.0.0.1:9004"))).index == 3
+    finally:
+        counters.close()
+
+
+def test_a_target_is_registered_once_unless_the_old_one_drains(changes: Changes) -> None:
+    registry = web(changes)
+    again = Target(parse_address("127.0.0.1:9001"))
+    with pytest.raises(FastlbError, match="registered twice in group web"):
+        registry.register("web", again)
+    registry.drain(0)
+    assert registry.register("web", again).index == 2
+    registry.deregister(0)
+    with pytest.raises(FastlbError, match="registered twice"):
+        registry.register("web", again)
+
+
+def test_there_is_an_end_to_targets(changes: Changes) -> None:
+    many = tuple(Target(Address(host="127.0.0.1", port=1 + port)) for port in range(TARGETS))
+    registry = TargetRegistry([TargetGroup(name="web", targets=many)], {"web"}, changes)
+    assert len(registry) == TARGETS
+    with pytest.raises(FastlbError, match="at most 2048"):
+        registry.register("web", Target(parse_address("127.0.0.1:9999")))
+
+
+def test_seeding_takes_states_and_epochs_over(changes: Changes) -> None:
+    registry = web(changes)
+    registry.seed(
+        {
+            ("web", "127.0.0.1:9001"): ("healthy", 4),
+            ("web", "127.0.0.1:9009"): ("healthy", 9),
+            ("api", "127.0.0.1:9002"): ("healthy", 9),
+        }
+    )
+    assert states(registry) == ["healthy", "initial"]
+    assert registry.entries()[0].epoch == 4
+    assert registry.eligible("web") == 1
+    assert changes.count == 1
+
+
+def test_unchecked_groups_are_healthy_from_the_start(changes: Changes) -> None:
+    registry = web(changes, health_check=HealthCheck(enabled=False))
+    assert states(registry) == ["healthy", "healthy"]
+    assert registry.eligible("web") == 2
+
+
+def test_host_names_become_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    def both(host: str, port: int, type: int) -> list[object]:
+        return [
+            (socket.AF_INET6, type, 6, "", ("2001:db8::1", port, 0, 0)),
+            (socket.AF_INET, type, 6, "", ("192.0.2.1", port)),
+        ]
+
+    monkeypatch.setattr(socket, "getaddrinfo", both)
+    assert str(resolve(parse_address("localhost:80"), "web")) == "192.0.2.1:80"
+    assert str(resolve(parse_address("app:80"), "web")) == "[2001:db8::1]:80"
+    for literal in ("127.0.0.1:1", "[::1]:1", "unix:/run/app.sock"):
+        assert str(resolve(parse_address(literal), "web")) == literal
+
+
+def test_a_name_that_cannot_be_resolved_is_named(
+    changes: Changes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(host: str, port: int, type: int) -> list[object]:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", none)
+    with pytest.raises(FastlbError, match=r"target app\.invalid:80 of group web: cannot resolve"):
+        TargetRegistry([group("web", "app.invalid:80")], {"web"}, changes)
+
+
+# -- stalls: what the counters showed goes in, decisions come out
+
+SILENT = Sight(0, http_check=True, waiting=4, silent_since=0.0, last_byte=0.0)
+TCP_SILENT = replace(SILENT, http_check=False)
+
+
+def only(decisions: list[Decision]) -> Decision:
+    assert len(decisions) == 1
+    return decisions[0]
+
+
+def test_a_silent_http_target_is_probed_then_suspect_within_the_stall_timeout() -> None:
+    assert decide([SILENT], 3, 1.0, 0.49) == []
+    assert only(decide([SILENT], 3, 1.0, 0.5)) == Decision(0, None)
+    probing = replace(SILENT, probing=0.5)
+    assert decide([probing], 3, 1.0, 0.74) == []
+    decision = only(decide([probing], 3, 1.0, 0.8))
+    assert decision.seen == Stalled(0.8, 4)
+
+
+def test_a_probe_that_was_under_way_before_the_silence_counts() -> None:
+    sight = replace(SILENT, probing=-0.3)
+    assert decide([sight], 3, 1.0, 0.6) == []
+    assert isinstance(only(decide([sight], 3, 1.0, 0.75)).seen, Stalled)
+
+
+def test_a_probe_that_failed_in_the_silence_needs_no_other() -> None:
+    sight = replace(SILENT, checked_at=0.55, passed_at=-1.0)
+    assert decide([sight], 3, 1.0, 0.6) == []
+    assert isinstance(only(decide([sight], 3, 1.0, 0.75)).seen, Stalled)
+
+
+def test_a_check_that_passes_in_the_silence_proves_life_for_a_while() -> None:
+    long_poll = replace(SILENT, checked_at=0.51, passed_at=0.51)
+    for now in (0.6, 1.0, 2.0, 3.5):
+        assert decide([long_poll], 3, 1.0, now) == []
+    assert only(decide([long_poll], 3, 1.0, 3.52)) == Decision(0, None)
+
+
+def test_a_check_that_passed_as_the_silence_began_proves_nothing() -> None:
+    sight = replace(SILENT, checked_at=0.01, passed_at=0.01)
+    assert only(decide([sight], 3, 1.0, 0.5)) == Decision(0, None)
+
+
+def test_where_nobody_answers_nobody_is_suspect() -> None:
+    sights = [replace(SILENT, index=index, probing=0.5) for index in range(3)]
+    assert decide(sights, 3, 1.0, 5.0) == []
+    decisions = decide(sights[:2], 3, 1.0, 5.0)
+    assert [decision.index for decision in decisions] == [0, 1]
+
+
+def test_one_that_is_proved_alive_counts_as_answering() -> None:
+    slow = replace(SILENT, index=1, checked_at=0.6, passed_at=0.6)
+    hung = replace(SILENT, probing=0.5)
+    assert isinstance(only(decide([hung, slow], 2, 1.0, 0.9)).seen, Stalled)
+
+
+def test_without_an_http_check_twice_the_silence_is_needed() -> None:
+    assert decide([TCP_SILENT], 2, 1.0, 1.99) == []
+    assert only(decide([TCP_SILENT], 2, 1.0, 2.0)).seen == Stalled(2.0, 4)
+    passed = replace(TCP_SILENT, checked_at=1.9, passed_at=1.9)
+    assert only(decide([passed], 2, 1.0, 2.0)).seen == Stalled(2.0, 4)
+    other = replace(TCP_SILENT, index=1)
+    assert decide([TCP_SILENT, other], 2, 1.0, 9.0) == []
+
+
+def test_how_a_suspicion_ends() -> None:
+    suspect = replace(TCP_SILENT, suspect_since=2.0, suspect_until=4.0)
+    assert decide([suspect], 1, 1.0, 3.9) == []
+    assert isinstance(only(decide([suspect], 1, 1.0, 4.0)).seen, StallOver)
+    answers = replace(suspect, last_byte=2.5)
+    assert only(decide([answers], 1, 1.0, 3.0)).seen == StallOver("it answers again")
+    http = replace(suspect, http_check=True)
+    assert decide([http], 1, 1.0, 100.0) == [], "only a passed check or a byte ends it"
+    http = replace(http, last_byte=2.5)
+    assert isinstance(only(decide([http], 1, 1.0, 3.0)).seen, StallOver)
+
+
+def test_the_old_silence_does_not_count_again_after_a_suspicion() -> None:
+    trusted = replace(TCP_SILENT, trusted_since=4.0)
+    assert decide([trusted], 2, 1.0, 5.9) == []
+    assert only(decide([trusted], 2, 1.0, 6.0)).seen == Stalled(2.0, 4)
