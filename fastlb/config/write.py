@@ -27,18 +27,18 @@ def to_toml(configuration: Configuration) -> str:
 
 def _settings(value: Any) -> Iterator[str]:
     for item, setting in declared(type(value)):
-        yield f"{item.name} = {_inline(to_toml_value(setting, getattr(value, item.name)))}"
+        yield f"{item.name} = {inline(to_toml_value(setting, getattr(value, item.name)))}"
 
 
 def _listener(listener: Listener) -> Iterator[str]:
-    yield f"address = {_inline(f'{listener.protocol}://{listener.address}')}"
-    yield f"default = {_inline(_action(listener.default))}"
+    yield f"address = {inline(f'{listener.protocol}://{listener.address}')}"
+    yield f"default = {inline(_action(listener.default))}"
     yield from _settings(listener)
     for rule in listener.rules:
         yield ""
         yield "[[listeners.rules]]"
         for key, value in _rule(rule).items():
-            yield f"{key} = {_inline(value)}"
+            yield f"{key} = {inline(value)}"
 
 
 def _rule(rule: Rule) -> dict[str, Any]:
@@ -83,7 +83,7 @@ def _group(group: TargetGroup) -> Iterator[str]:
             "weight": target.weight,
             "backup": target.backup,
         }
-        yield f"  {_inline(table)},"
+        yield f"  {inline(table)},"
     yield "]"
     yield from _settings(group)
     yield ""
@@ -92,17 +92,18 @@ def _group(group: TargetGroup) -> Iterator[str]:
 
 
 def _key(name: str) -> str:
-    return name if _BARE_KEY.fullmatch(name) else _inline(name)
+    return name if _BARE_KEY.fullmatch(name) else inline(name)
 
 
-def _inline(value: Any) -> str:
+def inline(value: Any) -> str:
+    """The value in one line."""
     if isinstance(value, str):
         # JSON's escapes are TOML's, save that TOML wants DEL escaped too.
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{key} = {_inline(one)}" for key, one in value.items()) + " }"
+        return "{ " + ", ".join(f"{key} = {inline(one)}" for key, one in value.items()) + " }"
     if isinstance(value, list):
-        return "[" + ", ".join(_inline(one) for one in value) + "]"
+        return "[" + ", ".join(inline(one) for one in value) + "]"
     return str(value)

@@ -21,7 +21,7 @@ from fastlb.config.values import (
     to_flag_text,
     to_toml_value,
 )
-from fastlb.config.write import _inline
+from fastlb.config.write import inline
 from fastlb.errors import ConfigError
 from fastlb.model.address import Address
 from fastlb.model.configuration import Configuration
@@ -600,6 +600,6 @@ def mixed(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 @given(st.recursive(st.booleans() | st.integers() | st.text(max_size=5), mixed, max_leaves=12))
 def test_no_document_is_an_accident(document: Any) -> None:
     tables = document if isinstance(document, dict) else {"listeners": document}
-    text = "\n".join(f"{key} = {_inline(value)}" for key, value in tables.items())
+    text = "\n".join(f"{key} = {inline(value)}" for key, value in tables.items())
     with contextlib.suppress(ConfigError):
         load(text)

@@ -1,0 +1,53 @@
+"""`fastlb check`: is the configuration right, and what does it come to?"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from fastlb.cli.flags import add_configuration_flags, configuration_of
+from fastlb.config import to_toml
+from fastlb.errors import ConfigError
+from fastlb.model.configuration import Configuration
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "fastlb check [--config FILE] [--print] [FLAGS OF fastlb run]"
+    parser.add_argument(
+        "--print",
+        action="store_true",
+        help="write the effective configuration, defaults included, as TOML to standard output",
+    )
+    add_configuration_flags(parser)
+
+
+def check(arguments: argparse.Namespace) -> int:
+    try:
+        loaded = configuration_of(arguments)
+    except ConfigError as error:
+        for problem in error.problems:
+            print(problem, file=sys.stderr)
+        return error.exit_status
+    for warning in loaded.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    if arguments.print:
+        print(to_toml(loaded.configuration), end="")
+    else:
+        print(f"ok: {summary(loaded.configuration)}")
+    return 0
+
+
+def summary(configuration: Configuration) -> str:
+    listeners, groups = configuration.listeners, configuration.target_groups
+    return ", ".join(
+        [
+            _counted(len(listeners), "listener"),
+            _counted(sum(len(one.rules) for one in listeners), "rule"),
+            _counted(len(groups), "target group"),
+            _counted(sum(len(one.targets) for one in groups), "target"),
+        ]
+    )
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,0 +1,140 @@
+"""The flags that configure: made from the model's settings, turned into a Configuration.
+
+Knows where in `--help` a flag stands; its name, unit, default and reason stand on the model.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import Field
+from pathlib import Path
+from typing import Any
+
+from fastlb.config import Loaded, Overrides, load
+from fastlb.config.load import SETTING_CLASSES
+from fastlb.config.values import to_flag_text
+from fastlb.errors import ConfigError
+from fastlb.model.settings import Setting, declared, default_of
+
+GROUPS: dict[str, tuple[str, ...]] = {
+    "listeners and targets": ("--algorithm", "--trusted-proxies", "--retries"),
+    "health": (
+        "--health-path",
+        "--health-interval",
+        "--health-timeout",
+        "--healthy-threshold",
+        "--unhealthy-threshold",
+        "--health-matcher",
+        "--health-check",
+    ),
+    "timeouts": (
+        "--connect-timeout",
+        "--response-timeout",
+        "--idle-timeout",
+        "--header-timeout",
+        "--drain-timeout",
+    ),
+    "limits": ("--max-connections", "--max-header-bytes", "--max-body-bytes"),
+    "processes": ("--name", "--workers"),
+    "logs": ("--access-log", "--log-level"),
+}
+METAVARS = {
+    "text": "TEXT",
+    "count": "N",
+    "bytes": "SIZE",
+    "duration": "TIME",
+    "choice": "NAME",
+    "ranges": "RANGES",
+    "networks": "CIDR,...",
+    "path": "PATH",
+}
+EPILOG = """\
+TIME has its unit: 500ms, 2s, 1m, 1h. SIZE is 4096, 64KiB or 1MB. RANGES are 200-399,404.
+Every flag can be written in the file too, and overrides it there: a listener's in every
+listener, a target group's in every group.
+"""
+
+
+def settings_with_flags() -> Iterator[tuple[type, Field[Any], Setting, str]]:
+    """Every setting that has a flag: the model class, the field, the declaration, the flag."""
+    for cls in SETTING_CLASSES:
+        for item, setting in declared(cls):
+            if setting.flag is not None:
+                yield cls, item, setting, setting.flag
+
+
+def add_configuration_flags(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = EPILOG
+    known = {flag: (item, setting) for _, item, setting, flag in settings_with_flags()}
+    for title, flags in GROUPS.items():
+        group = parser.add_argument_group(title)
+        if title == "listeners and targets":
+            _add_listen_and_target(group)
+        for flag in flags:
+            item, setting = known.pop(flag)
+            _add(group, flag, setting, default_of(item))
+    if known:
+        raise AssertionError(f"no group of --help has {', '.join(known)}")
+
+
+def _add_listen_and_target(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--config", "-c", metavar="FILE", type=Path, help="TOML file; flags override what it says"
+    )
+    group.add_argument(
+        "--listen",
+        "-l",
+        metavar="URL",
+        action="append",
+        default=[],
+        help="address to listen on, http://HOST:PORT or tcp://HOST:PORT; may be repeated",
+    )
+    group.add_argument(
+        "--target",
+        "-t",
+        metavar="ADDRESS",
+        action="append",
+        default=[],
+        help="HOST:PORT or unix:/path to forward to, with ,weight=N (0 to 999, default 1) or "
+        ",backup (only while no other is eligible); may be repeated",
+    )
+
+
+def _add(group: argparse._ArgumentGroup, flag: str, setting: Setting, default: Any) -> None:
+    text = f"{setting.help} (default {to_flag_text(setting, default)}: {setting.why})"
+    names = [flag, setting.short] if setting.short else [flag]
+    if setting.kind == "switch":
+        off = flag.replace("--", "--no-", 1)
+        group.add_argument(flag, dest=flag, action="store_const", const="on", help=text)
+        group.add_argument(
+            off, dest=flag, action="store_const", const="off", help=f"do not {setting.help}"
+        )
+        return
+    if setting.choices:
+        text = f"{setting.help}: {', '.join(setting.choices)}{text[len(setting.help) :]}"
+    group.add_argument(
+        *names, dest=flag, metavar=METAVARS[setting.kind], help=text.replace("%", "%%")
+    )
+
+
+def configuration_of(arguments: argparse.Namespace) -> Loaded:
+    """What the flags and the file say together. Raises ConfigError."""
+    given = vars(arguments)
+    settings = {
+        flag: given[flag] for *_, flag in settings_with_flags() if given.get(flag) is not None
+    }
+    overrides = Overrides(tuple(arguments.listen), tuple(arguments.target), settings)
+    path: Path | None = arguments.config
+    if path is None:
+        return load(overrides=overrides)
+    return load(_read(path), overrides, source=str(path))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError([f"{path}: expected UTF-8, got another byte at {error.start}"]) from None
+    except OSError as error:
+        raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from None

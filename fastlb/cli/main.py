@@ -1,0 +1,81 @@
+"""`fastlb COMMAND`: finds the command, runs it, turns what it raises into a message and a status.
+
+A command's module is imported when the command is asked for, so that `fastlb --help` is quick and
+each process holds only what it needs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Callable
+
+from fastlb import __version__
+from fastlb.errors import FastlbError
+
+COMMANDS = {
+    "run": "balance HTTP and TCP over health-checked targets until stopped",
+    "check": "say every error of a configuration; --print shows it with all defaults",
+    "status": "show listeners, targets with their states and reasons, and workers",
+    "demo": "serve on http://127.0.0.1:8080 in front of demo workers, to try it out",
+}
+EPILOG = """\
+fastlb run --listen http://127.0.0.1:8080 --target 127.0.0.1:9001 --target 127.0.0.1:9002
+fastlb run --config fastlb.toml
+
+Exit status: 0 after a clean stop, 1 for a failure at run time, 2 for usage or configuration.
+"""
+
+
+def run(argv: list[str]) -> int:
+    """Run the command line `argv` (without the program's name); returns the exit status."""
+    try:
+        arguments = _parser(argv).parse_args(argv)
+        command: Callable[[argparse.Namespace], int] = arguments.command
+        status = command(arguments)
+        sys.stdout.flush()
+        return status
+    except SystemExit as leaving:  # argparse: after --help, --version and usage errors
+        return leaving.code if isinstance(leaving.code, int) else 1
+    except FastlbError as error:
+        for line in str(error).splitlines():
+            print(f"fastlb: {line}", file=sys.stderr)
+        return error.exit_status
+    except BrokenPipeError:
+        # Whoever read our output has seen enough (`fastlb status | head`).
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser(argv: list[str]) -> argparse.ArgumentParser:
+    """With the flags of the one command that `argv` asks for."""
+    parser = argparse.ArgumentParser(
+        prog="fastlb",
+        description="A TCP/HTTP load balancer for one Linux host.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"fastlb {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, title="commands")
+    for name, help in COMMANDS.items():
+        command = commands.add_parser(
+            name,
+            help=help,
+            description=help[0].upper() + help[1:] + ".",
+            formatter_class=_formatter,
+            allow_abbrev=False,
+        )
+        if argv[:1] == [name]:
+            module = importlib.import_module(f"fastlb.cli.{name}")
+            module.add_arguments(command)
+            command.set_defaults(command=getattr(module, name))
+    return parser
+
+
+def _formatter(prog: str) -> argparse.HelpFormatter:
+    return argparse.RawDescriptionHelpFormatter(prog, max_help_position=30)

@@ -1,0 +1,35 @@
+"""`fastlb run`: an instance, until it is stopped."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from fastlb.cli.flags import add_configuration_flags, configuration_of
+from fastlb.errors import ConfigError
+
+WHAT_TO_TYPE = [
+    "run: there is nothing to listen on; type for example",
+    "  fastlb run --listen http://127.0.0.1:8080 --target 127.0.0.1:9001 --target 127.0.0.1:9002",
+    "  fastlb run --config fastlb.toml",
+    "or `fastlb demo` to see it work",
+]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "fastlb run [--config FILE] [--listen URL ...] [--target ADDRESS ...] [FLAGS]"
+    add_configuration_flags(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    if not arguments.config and not arguments.listen:
+        raise ConfigError(WHAT_TO_TYPE)
+    loaded = configuration_of(arguments)
+    for warning in loaded.warnings:
+        print(f"fastlb: warning: {warning}", file=sys.stderr)
+
+    # Not before the configuration is known to be right: a wrong one should be told at once.
+    from fastlb.control_plane.supervisor import run_supervisor
+    from fastlb.data_plane.worker import worker_main
+
+    return run_supervisor(loaded.configuration, worker_main)

@@ -1,0 +1,112 @@
+"""`fastlb status`: asks the supervisor of an instance over its control socket, shows the answer.
+
+Knows how to ask and what to say when nobody answers; how it looks is in `status_view`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+from fastlb.control_plane.run_dir import CONTROL, WORKER_SOCKETS, run_dir_path
+from fastlb.errors import FastlbError
+
+ANSWER_SECONDS = 5.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--name",
+        metavar="NAME",
+        default="default",
+        help="name of the instance (default default: that of `fastlb run` without --name)",
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="the supervisor's answer as it is, for programs"
+    )
+
+
+def status(arguments: argparse.Namespace) -> int:
+    line = ask(arguments.name, {"command": "status"})
+    if arguments.json:
+        print(line)
+        return 0
+    from fastlb.cli.status_view import show
+
+    show(parse(line), sys.stdout)
+    return 0
+
+
+def ask(name: str, request: dict[str, Any]) -> str:
+    """The instance's answer to one request, one line of JSON. Raises FastlbError."""
+    folder = run_dir_path(name)
+    try:
+        return _exchange(folder / CONTROL, json.dumps(request))
+    except (FileNotFoundError, ConnectionRefusedError):
+        raise FastlbError(nobody_answers(name, folder)) from None
+    except PermissionError:
+        raise FastlbError(
+            f"{folder / CONTROL}: permission denied: ask as the user who started the instance"
+        ) from None
+    except (OSError, EOFError) as error:
+        raise FastlbError(
+            f"the supervisor of instance {name!r} gave no answer at {folder / CONTROL} "
+            f"within {ANSWER_SECONDS:g} s: {error}"
+        ) from None
+
+
+def _exchange(path: Path, request: str) -> str:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(ANSWER_SECONDS)
+        connection.connect(str(path))
+        connection.sendall(request.encode() + b"\n")
+        with connection.makefile("rb") as answer:
+            line = answer.readline()
+    if not line.endswith(b"\n"):
+        raise EOFError("the connection was closed before the answer was whole")
+    return line.decode().rstrip("\n")
+
+
+def parse(line: str) -> dict[str, Any]:
+    """The status document. Raises FastlbError for an error that the supervisor answered."""
+    try:
+        document = json.loads(line)
+    except ValueError:
+        document = None
+    if not isinstance(document, dict):
+        raise FastlbError(f"expected a status of the supervisor, got {line[:80]!r}")
+    if "error" in document:
+        raise FastlbError(f"the supervisor answered: {document['error']}")
+    return document
+
+
+def nobody_answers(name: str, folder: Path) -> str:
+    """What is there instead of a supervisor: orphans that serve, other instances, nothing."""
+    orphans = [path for path in sorted(folder.glob(WORKER_SOCKETS)) if _answers(path)]
+    if orphans:
+        pids = ", ".join(re.sub(r"\D", "", path.name) for path in orphans)
+        return (
+            f"the supervisor of instance {name!r} is gone, but its workers still serve with the "
+            f"last table (pid {pids}): start it again with the same --name, and it takes over "
+            "without a refused request"
+        )
+    others = sorted(
+        path.parent.name for path in folder.parent.glob(f"*/{CONTROL}") if _answers(path)
+    )
+    running = f"; running here: {', '.join(others)}" if others else ""
+    return f"no instance named {name!r} is running ({folder / CONTROL} does not answer){running}"
+
+
+def _answers(path: Path) -> bool:
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(ANSWER_SECONDS)
+            connection.connect(str(path))
+    except OSError:
+        return False
+    return True
