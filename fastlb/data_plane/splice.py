@@ -342,7 +342,9 @@ class Pump:
             if reset:
                 reset_at_close(side)
             side.close()
-        self._on_done(self, reason)
+        on_done = self._on_done
+        del self._on_done  # the owner's method, and so a cycle
+        on_done(self, reason)
 
 
 def reset_at_close(side: socket.socket) -> None:

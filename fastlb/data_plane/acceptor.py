@@ -1,0 +1,193 @@
+"""Accepts connections from one slot of one Listener, while the table says that this worker serves it.
+
+Every worker has every slot's socket; an Acceptor is the only thing in a worker that reads one. It also
+decides when not to: over the worker's fair share, over the limit of connections, out of descriptors.
+Knows no protocol.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from collections.abc import Callable
+
+from fastlb.data_plane.worker_state import WorkerState
+from fastlb.target_table.counters import ROW, Worker
+
+BATCH = 64
+"""Accepts a turn of the loop, so that a burst of new connections does not starve the open ones."""
+SHARE_FACTOR = 1.03
+SHARE_SLACK = 1.5
+SHARE_LEAST = 8
+"""A worker that holds more than `mean * 1.03 + 1.5` connections, and at least 8, asks to be relieved: the
+kernel spreads connections by hash, which leaves some workers with twice the load of others."""
+RELIEF_PATIENCE = 0.02
+"""Seconds to wait for another worker to take over the slot before accepting all the same."""
+SHORTAGE_PAUSE = 0.1
+REFUSED_SHARE = 0.05
+"""Connections over max_connections, as a share of it, that are accepted to be told 503."""
+
+_SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+_EARLY_ENDS = {errno.ECONNABORTED, errno.EPROTO, errno.EINTR, errno.EPERM}
+
+Accepted = Callable[[socket.socket, str, bool], None]
+"""Takes a new connection: its socket, the client's address, and whether it is over the limit."""
+
+
+class Crowd:
+    """How many connections all workers hold, from their counter rows."""
+
+    __slots__ = ("_cells", "_offsets", "_state")
+
+    def __init__(self, state: WorkerState) -> None:
+        self._state = state
+        self._cells = state.targets.counters.cells
+        self._offsets: list[int] = []
+
+    def see_rows(self, rows: int) -> None:
+        self._offsets = [row * ROW for row in range(rows)]
+
+    def counts(self) -> tuple[int, int]:
+        """Connections and living workers, all together."""
+        cells = self._cells
+        total = alive = 0
+        for offset in self._offsets:
+            if cells[offset]:  # Worker.PID
+                alive += 1
+                total += cells[offset + Worker.CONNECTIONS]
+        return total, alive
+
+    def over_share(self) -> bool:
+        own = len(self._state.connections)
+        if own < SHARE_LEAST:
+            return False
+        total, alive = self.counts()
+        return alive > 1 and own > total / alive * SHARE_FACTOR + SHARE_SLACK
+
+
+class Acceptor:
+    """One slot of one Listener."""
+
+    __slots__ = (
+        "_accepted",
+        "_crowd",
+        "_fd",
+        "_insist",
+        "_limit",
+        "_listening",
+        "_relieve",
+        "_resume",
+        "_socket",
+        "_state",
+        "slot",
+        "wanted",
+    )
+
+    def __init__(
+        self,
+        state: WorkerState,
+        crowd: Crowd,
+        listening: socket.socket,
+        slot: int,
+        accepted: Accepted,
+        relieve: Callable[[int], bool],
+    ) -> None:
+        self.slot = slot
+        self.wanted = False
+        self._state = state
+        self._crowd = crowd
+        self._socket = listening
+        self._fd = listening.fileno()
+        self._accepted = accepted
+        self._relieve = relieve
+        self._limit = 0
+        self._insist = False
+        self._listening = False
+        self._resume: asyncio.TimerHandle | None = None
+
+    def serve(self, limit: int) -> None:
+        """The slot is ours; `limit` is max_connections."""
+        self._limit = limit
+        self.wanted = True
+        if not self._listening and self._resume is None:
+            self._listen()
+
+    def leave(self) -> None:
+        """The slot is another worker's."""
+        self.wanted = False
+        self._insist = False
+        self._pause()
+        if self._resume is not None:
+            self._resume.cancel()
+            self._resume = None
+
+    def empty_and_close(self) -> None:
+        """Take what is in the queue, then close this duplicate: a connection that is still queued when
+        the last duplicate closes is reset by the kernel."""
+        served = self.wanted
+        self.leave()
+        if served:
+            self._insist = True
+            while self._accept_one():
+                pass
+        self._socket.close()
+
+    def _listen(self) -> None:
+        self._listening = True
+        self._state.loop.add_reader(self._fd, self._on_readable)
+
+    def _pause(self) -> None:
+        if self._listening:
+            self._listening = False
+            self._state.loop.remove_reader(self._fd)
+
+    def _pause_for(self, seconds: float) -> None:
+        self._pause()
+        self._resume = self._state.loop.call_later(seconds, self._on_resume)
+
+    def _on_resume(self) -> None:
+        self._resume = None
+        if self.wanted and not self._listening:
+            self._listen()
+
+    def _on_readable(self) -> None:
+        for _ in range(BATCH):
+            if not self._insist and self._crowd.over_share() and self._relieve(self.slot):
+                self._insist = True  # should nobody take it: once RELIEF_PATIENCE is over
+                self._pause_for(RELIEF_PATIENCE)
+                return
+            if not self._accept_one():
+                break
+        self._insist = False
+
+    def _accept_one(self) -> bool:
+        state = self._state
+        total, _ = self._crowd.counts()
+        refused = total >= self._limit
+        if refused and total >= self._limit + max(16, int(self._limit * REFUSED_SHARE)):
+            self._shortage()
+            return False
+        try:
+            connection, address = self._socket.accept()
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            if error.errno in _SHORTAGES:
+                self._shortage()
+                return False
+            if error.errno in _EARLY_ENDS:
+                return True
+            raise
+        state.accepted += 1
+        if refused:
+            state.rejected += 1
+        self._accepted(connection, address[0], refused)
+        return True
+
+    def _shortage(self) -> None:
+        """Out of descriptors or room: leave clients in the queue, serve those that are in, look again
+        soon. Accepting in a loop that fails would burn a core."""
+        self._state.accept_pauses += 1
+        if self.wanted and self._resume is None:
+            self._pause_for(SHORTAGE_PAUSE)

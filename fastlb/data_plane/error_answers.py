@@ -1,0 +1,66 @@
+"""Answers that fastlb makes itself: errors with their cause, fixed responses, redirects. Pure."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+from fastlb.errors import RequestError
+
+_REASONS = {status.value: status.phrase for status in HTTPStatus}
+
+
+def answer(
+    status: int,
+    body: bytes,
+    *,
+    close: bool,
+    fields: bytes = b"",
+    content_type: str = "text/plain; charset=utf-8",
+    head_only: bool = False,
+    keep_alive: bool = False,
+) -> bytes:
+    """A whole response; `fields` are extra lines with their CRLF. A 204 or 304 goes without a body.
+
+    `keep_alive` says so in words, as a client of HTTP/1.0 needs it.
+    """
+    reason = _REASONS.get(status, "Unknown")
+    framing = b""
+    if status not in (204, 304):
+        framing = b"Content-Type: %b\r\nContent-Length: %d\r\n" % (
+            content_type.encode("latin-1", "replace"),
+            len(body),
+        )
+    else:
+        body = b""
+    connection = b""
+    if close:
+        connection = b"Connection: close\r\n"
+    elif keep_alive:
+        connection = b"Connection: keep-alive\r\n"
+    return b"HTTP/1.1 %d %b\r\n%b%b%b\r\n%b" % (
+        status,
+        reason.encode(),
+        framing,
+        fields,
+        connection,
+        b"" if head_only else body,
+    )
+
+
+def error_answer(error: RequestError, *, close: bool, head_only: bool = False) -> bytes:
+    """The answer to a request that no target answered; the cause stands in Proxy-Status (RFC 9209)."""
+    details = "".join(c if 32 <= ord(c) < 127 and c not in '"\\' else "'" for c in error.detail)
+    fields = f'Proxy-Status: fastlb; error={error.cause}; details="{details}"\r\n'
+    if error.status == 503:
+        fields += "Retry-After: 1\r\n"
+    elif error.status == 405:
+        fields += "Allow: GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH\r\n"
+    reason = _REASONS.get(error.status, "Unknown")
+    body = f"{error.status} {reason}: {error.detail}\n"
+    return answer(
+        error.status,
+        body.encode("ascii", "replace"),
+        close=close,
+        fields=fields.encode("ascii", "replace"),
+        head_only=head_only,
+    )

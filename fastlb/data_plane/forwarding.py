@@ -1,0 +1,515 @@
+"""One request's journey: to a target, perhaps to a second one, and its response back to the client.
+
+An Exchange belongs to one client connection and, at a time, to one target connection. It is made anew
+for each request and never used again, so that a late byte or event of an old one finds nobody.
+Knows both sides' connections and no listening socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from time import perf_counter
+from typing import Protocol
+
+from fastlb.data_plane.chunked import ChunkedDecoder, ChunkError, encode, encode_end
+from fastlb.data_plane.http_client import TargetConnection
+from fastlb.data_plane.request_head import IDEMPOTENT, SAFE, RequestHead, trace_name
+from fastlb.data_plane.response_head import ResponseHead, without_length
+from fastlb.data_plane.retry_budget import RetryBudget
+from fastlb.data_plane.target_pool import LOCAL_ERRORS, TargetPool, is_refusal
+from fastlb.data_plane.target_runtime import GroupRuntime, TargetRuntime
+from fastlb.errors import RequestError
+
+REPLAY_BYTES = 65536
+"""Body that is kept for a second try; a request with more cannot be sent twice."""
+HELD_BYTES = 65536
+"""Body that is read from the client before a target connection takes it."""
+
+
+class Client(Protocol):
+    """What an Exchange needs of the client's connection."""
+
+    client_ip: str
+    max_body_bytes: int | None
+    retries: RetryBudget
+
+    def next_trace_id(self) -> bytes: ...
+
+    def now(self) -> float:
+        """Loop time, exact to a tick."""
+
+    def await_for(self, seconds: float) -> None:
+        """It is the target's turn; call `on_timeout` after `seconds` of silence."""
+
+    def write(self, data: bytes) -> None: ...
+
+    def decide_keep(self, exchange: Exchange) -> bool:
+        """Whether the client's connection stays open after this response."""
+
+    def close_after(self) -> None:
+        """The response ends with the connection."""
+
+    def update_reading(self) -> None:
+        """Whether more of the body can be taken may have changed."""
+
+    def start_tunnel(
+        self, exchange: Exchange, connection: TargetConnection, answer: bytes, rest: bytes
+    ) -> None: ...
+
+    def on_exchange_over(self, exchange: Exchange) -> None: ...
+
+    def on_exchange_failed(self, exchange: Exchange, error: RequestError) -> None:
+        """Nothing of a final response was written: the client gets an answer that says why."""
+
+    def on_exchange_cut(self, exchange: Exchange, error: RequestError) -> None:
+        """A response was begun and cannot be completed: the connection must be cut."""
+
+
+class Exchange:
+    """One request and its response."""
+
+    __slots__ = (
+        "_body",
+        "_body_bytes",
+        "_body_left",
+        "_chunk_out",
+        "_connecting",
+        "_decoder",
+        "_retrying",
+        "_sent",
+        "_tried",
+        "_tries",
+        "_until_close",
+        "_waits",
+        "began",
+        "bytes_out",
+        "client",
+        "connection",
+        "group",
+        "head",
+        "is_head",
+        "over",
+        "request_done",
+        "response_begun",
+        "status",
+        "target",
+        "trace",
+        "wants_upgrade",
+    )
+
+    def __init__(self, client: Client, head: RequestHead, group: GroupRuntime) -> None:
+        self.client = client
+        self.head = head
+        self.group = group
+        self.target: TargetRuntime | None = None
+        self.connection: TargetConnection | None = None
+        self.trace = b""
+        self.began = perf_counter()
+        self.status = 0
+        self.bytes_out = 0
+        self.over = False
+        self.is_head = head.method == b"HEAD"
+        block = head.block
+        self.wants_upgrade = bool(block.upgrade)
+        self.response_begun = False
+        self._sent = False
+        self._waits = False
+        self._retrying = False
+        self._tries = 0
+        self._tried: list[TargetRuntime] = []
+        self._connecting: asyncio.Task[None] | None = None
+        self._chunk_out = False
+        self._until_close = False
+        self._body: list[bytes] | None = None
+        self._body_bytes = 0
+        self._body_left = block.content_length
+        self._decoder: ChunkedDecoder | None = None
+        if block.chunked:
+            self._decoder = ChunkedDecoder()
+            self._body = []
+            self.request_done = False
+        elif block.content_length:
+            self._body = []
+            self.request_done = False
+        else:
+            self.request_done = True
+
+    # -- the request
+
+    def start(self) -> None:
+        """Choose a target and send."""
+        self.trace = trace_name(self.head.block) + self.client.next_trace_id()
+        target = self.group.pick(self.client.client_ip, ())
+        if target is None:
+            detail = f"no target of group {self.group.name} is registered"
+            self._give_up(RequestError(503, "destination_unavailable", detail))
+            return
+        self._attempt(target)
+
+    def feed(self, data: bytes) -> bytes:
+        """Take the body's next bytes; returns what comes after it. Raises RequestError (400, 413)."""
+        decoder = self._decoder
+        limit = self.client.max_body_bytes
+        if decoder is None:
+            if len(data) < self._body_left:
+                self._body_left -= len(data)
+                self._send_body(data)
+                return b""
+            piece, rest = data[: self._body_left], data[self._body_left :]
+            self._body_left = 0
+            self.request_done = True
+            self._send_body(piece)
+            return rest
+        try:
+            pieces = decoder.feed(data)
+        except ChunkError as error:
+            detail = str(error).encode("ascii", "replace").decode()
+            raise RequestError(400, "http_request_error", detail) from None
+        self._body_bytes += sum(map(len, pieces))
+        if limit is not None and self._body_bytes > limit:
+            raise RequestError(413, "http_request_denied", f"a body of over {limit} bytes")
+        encoded = encode(pieces)
+        if decoder.done:
+            self.request_done = True
+            encoded += encode_end(decoder.trailers)
+        if encoded:
+            self._send_body(encoded)
+        return decoder.rest
+
+    @property
+    def holds_too_much(self) -> bool:
+        """Whether the client should not be read for now: nobody takes its body."""
+        connection = self.connection
+        if connection is not None:
+            return connection.write_paused
+        return self._body is not None and sum(map(len, self._body)) >= HELD_BYTES
+
+    def _send_body(self, encoded: bytes) -> None:
+        if self._body is not None:
+            self._body.append(encoded)
+        connection = self.connection
+        if connection is not None and self._sent:
+            connection.transport.write(encoded)
+            if self.target is not None:
+                self.target.sent(len(encoded))
+            self._forget_body()
+
+    def _forget_body(self) -> None:
+        """Keep what was sent only while it may be sent once more."""
+        body = self._body
+        if body is not None and (
+            self.head.method not in IDEMPOTENT or sum(map(len, body)) > REPLAY_BYTES
+        ):
+            self._body = None
+
+    # -- to a target
+
+    def _attempt(self, target: TargetRuntime, *, fresh: bool = False) -> None:
+        self.target = target
+        target.begin()
+        pool: TargetPool = target.pool
+        if not fresh:
+            connection = pool.take(surely_open=self.head.method not in IDEMPOTENT)
+            if connection is not None:
+                self._send(connection)
+                return
+        self._connecting = pool.open(self)
+        self.client.await_for(self.group.settings.connect_timeout)
+
+    def on_connected(self, connection: TargetConnection) -> None:
+        self._connecting = None
+        self._send(connection)
+        self.client.update_reading()
+
+    def _send(self, connection: TargetConnection) -> None:
+        target = self.target
+        assert target is not None
+        self.connection = connection
+        self._sent = True
+        self._waits = True
+        client = self.client
+        target.await_answer(client.now())
+        data = self.head.to_target(self.trace)
+        if self._body is not None:
+            data = b"".join((data, *self._body))
+            self._forget_body()
+        target.bytes_out += len(data)
+        connection.start(self, data)
+        client.await_for(self.group.settings.response_timeout)
+
+    def on_connect_failed(self, error: OSError) -> None:
+        self._connecting = None
+        target = self.target
+        assert target is not None
+        name = error.strerror or str(error)
+        detail = f"{name.lower()} on {target.key}"
+        if error.errno in LOCAL_ERRORS:
+            self._give_up(RequestError(503, "proxy_internal_error", detail))
+            return
+        target.failed("refused" if is_refusal(error) else "reset", detail)
+        self._retry_or(RequestError(502, "connection_refused", detail), unsent=True)
+
+    def on_target_writable(self, writable: bool) -> None:
+        self.client.update_reading()
+
+    # -- back to the client
+
+    def on_first_byte(self) -> None:
+        self.response_begun = True
+        self._waits = False
+        target = self.target
+        assert target is not None
+        target.answer_begun()
+
+    def on_interim(self, head: ResponseHead) -> None:
+        # What a 1xx says is over when it is said: a final response, or its absence, is still to come.
+        if self.head.block.http_11:
+            lines = without_length(head.block.forwarded)
+            self.client.write(head.line + lines + b"\r\n")
+        self.client.await_for(self.group.settings.response_timeout)
+
+    def on_upgrade(self, head: ResponseHead, rest: bytes) -> None:
+        connection = self.connection
+        assert connection is not None
+        lines = b"Connection: Upgrade\r\nUpgrade: %b\r\n" % head.block.upgrade
+        self.status = 101
+        answer = head.line + without_length(head.block.forwarded) + lines + b"\r\n"
+        self.client.start_tunnel(self, connection, answer, rest)
+
+    def on_response(self, head: ResponseHead, data: bytes, end: int, whole: bool) -> None:
+        client = self.client
+        block = head.block
+        request = self.head.block
+        self.status = head.status
+        keep = client.decide_keep(self)
+        if not request.http_11:
+            self._answer_http_10(head, data, end, whole, keep)
+            return
+        bodyless = whole and len(data) == end
+        if bodyless or block.length is not None:
+            framing = b""
+        else:
+            self._chunk_out = True
+            framing = b"Transfer-Encoding: chunked\r\n"
+        if head.status == 204 and block.length is not None:
+            data = head.line + without_length(block.forwarded) + b"\r\n"
+            end = len(data)
+            client.write(data if keep else data[:-2] + b"Connection: close\r\n\r\n")
+        elif keep and block.unchanged and head.http_11 and not framing:
+            client.write(data)
+        else:
+            body = data[end:]
+            if self._chunk_out:
+                body = encode([body]) if body else b""
+            close = b"" if keep else b"Connection: close\r\n"
+            client.write(b"".join((head.line, block.forwarded, framing, close, b"\r\n", body)))
+        self.bytes_out += len(data) - end
+        if not whole:
+            client.await_for(self.group.settings.response_timeout)
+
+    def _answer_http_10(
+        self, head: ResponseHead, data: bytes, end: int, whole: bool, keep: bool
+    ) -> None:
+        """A client of HTTP/1.0 knows no chunks: what has no length ends with the connection."""
+        block = head.block
+        client = self.client
+        if not whole and block.length is None:
+            keep = False
+            self._until_close = True
+            client.close_after()
+        connection = b"Connection: keep-alive\r\n" if keep else b"Connection: close\r\n"
+        client.write(b"".join((head.line, block.forwarded, connection, b"\r\n", data[end:])))
+        self.bytes_out += len(data) - end
+        if not whole:
+            client.await_for(self.group.settings.response_timeout)
+
+    def on_body(self, pieces: list[bytes]) -> None:
+        size = sum(map(len, pieces))
+        self.bytes_out += size
+        client = self.client
+        if self._chunk_out:
+            client.write(encode(pieces))
+        elif len(pieces) == 1:
+            client.write(pieces[0])
+        else:
+            client.write(b"".join(pieces))
+        client.await_for(self.group.settings.response_timeout)
+
+    def on_end(self, trailers: bytes) -> None:
+        self.connection = None
+        if self._chunk_out:
+            self.client.write(encode_end(trailers))
+        self._finish(perf_counter() - self.began)
+        self.client.on_exchange_over(self)
+
+    # -- when it goes wrong
+
+    def on_target_lost(self, error: RequestError, kind: str) -> None:
+        connection, self.connection = self.connection, None
+        target = self.target
+        assert target is not None
+        assert connection is not None
+        begun = self.response_begun
+        self._stop_waiting()
+        if kind == "reset" and not begun and not connection.fresh:
+            # An idle connection that the target closed in this very moment: no evidence against it.
+            if self._may_send_again():
+                self._detach()
+                self._resend(lambda: self._again(target))
+                return
+        elif kind == "reset":
+            target.failed("reset", f"{error.detail} on {target.key}")
+        else:
+            target.count_error()
+        if self.status:
+            self._cut(error)
+        elif begun:
+            self._give_up(error)
+        else:
+            self._retry_or(error)
+
+    def on_timeout(self) -> None:
+        """The connection's deadline passed while it was the target's turn."""
+        target = self.target
+        if target is None:
+            self._give_up(RequestError(503, "destination_unavailable", "no second try in time"))
+            return
+        if self._connecting is not None:
+            self._connecting.cancel()
+            self._connecting = None
+            detail = (
+                f"no connection within {self.group.settings.connect_timeout:g} s to {target.key}"
+            )
+            target.failed("timeout", detail)
+            self._retry_or(RequestError(504, "connection_timeout", detail), unsent=True)
+            return
+        detail = f"no answer within {self.group.settings.response_timeout:g} s from {target.key}"
+        target.count_error()
+        self._drop_connection()
+        error = RequestError(504, "http_response_timeout", detail)
+        if self.status:
+            self._cut(error)
+        else:
+            self._give_up(error)
+
+    def leave_suspect(self) -> None:
+        """The target hangs, as the table says: ask another one, where that is safe and one is there."""
+        target = self.target
+        if (
+            target is None
+            or self.response_begun
+            or not (self._waits or self._connecting is not None)
+            or (self._sent and self.head.method not in SAFE)
+            or not self._may_send_again()
+            or self._tries >= self.group.settings.retries
+            or self.group.pick(self.client.client_ip, [*self._tried, target]) is None
+        ):
+            return
+        self._tries += 1
+        self._tried.append(target)
+        self._drop_connection()
+        self._detach()
+        self._resend(self._elsewhere)
+
+    def abandon(self) -> None:
+        """The client is gone, or got its answer from us."""
+        if not self.over:
+            self._drop_connection()
+            self._finish(None)
+
+    def _may_send_again(self) -> bool:
+        """Whether a target may get this request though another may have got it (RFC 9110 §9.2.2)."""
+        if not self._sent:
+            return True
+        whole = not self.head.block.content_length and not self.head.block.chunked
+        return self.head.method in IDEMPOTENT and (whole or self._body is not None)
+
+    def _retry_or(self, error: RequestError, *, unsent: bool = False) -> None:
+        """Try another target, or answer with `error`. `unsent`: this target got nothing at all, which
+        has cost nobody anything, so that each other eligible target may be tried."""
+        target = self.target
+        assert target is not None
+        retries = self.group.settings.retries
+        allowed = retries > 0 and (unsent or self._tries < retries)
+        self._tried.append(target)
+        if (
+            not allowed
+            or not self._may_send_again()
+            or self.group.pick(self.client.client_ip, self._tried) is None
+        ):
+            self._give_up(error)
+            return
+        if not unsent:
+            self._tries += 1
+        self._detach()
+        self._resend(self._elsewhere)
+
+    def _resend(self, retry: Callable[[], bool]) -> None:
+        self._end_retry()
+        self.client.await_for(self.group.settings.connect_timeout)
+        self.client.retries.start(retry)
+
+    def _elsewhere(self) -> bool:
+        target = None if self.over else self.group.pick(self.client.client_ip, self._tried)
+        if target is None:
+            if not self.over:
+                detail = f"no other target of group {self.group.name} is left"
+                self._give_up(RequestError(502, "destination_unavailable", detail))
+            return False
+        self._retrying = True
+        self._attempt(target)
+        return True
+
+    def _again(self, target: TargetRuntime) -> bool:
+        if self.over:
+            return False
+        self._retrying = True
+        self._attempt(target, fresh=True)
+        return True
+
+    def _end_retry(self) -> None:
+        if self._retrying:
+            self._retrying = False
+            self.client.retries.end()
+
+    def _detach(self) -> None:
+        """Leave the target before a second try."""
+        if self.target is not None:
+            self.target.end(None)
+            self.target = None
+
+    def _stop_waiting(self) -> None:
+        if self._waits:
+            self._waits = False
+            if self.target is not None:
+                self.target.answer_begun()
+
+    def _drop_connection(self) -> None:
+        self._stop_waiting()
+        if self._connecting is not None:
+            self._connecting.cancel()
+            self._connecting = None
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            connection.abandon()
+
+    def _give_up(self, error: RequestError) -> None:
+        self._drop_connection()
+        self._finish(None)
+        self.client.on_exchange_failed(self, error)
+
+    def _cut(self, error: RequestError) -> None:
+        """The response has begun and cannot be mended: the client must see that it is not whole."""
+        self._drop_connection()
+        self._finish(None)
+        self.client.on_exchange_cut(self, error)
+
+    def _finish(self, seconds: float | None) -> None:
+        self.over = True
+        self._end_retry()
+        target = self.target
+        if target is not None:
+            if self.status >= 500:
+                target.status_5xx += 1
+            target.end(seconds)

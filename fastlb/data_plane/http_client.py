@@ -1,0 +1,300 @@
+"""The target side of HTTP: one connection to a Target, used by one Exchange at a time.
+
+Reads responses, decides where each ends, and goes back to its pool only after a whole, self-delimited
+response with no byte left over. Knows nothing of clients: an Exchange is told what came.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol, cast
+
+from fastlb.data_plane.chunked import ChunkedDecoder, ChunkError
+from fastlb.data_plane.response_head import ResponseBlock, ResponseHead, ResponseReader
+from fastlb.data_plane.target_runtime import TargetRuntime
+from fastlb.errors import RequestError
+
+MAX_HEAD = 65536
+"""Bytes of a response's head; AWS allows 32 K."""
+MAX_INTERIM = 16
+"""1xx responses before a final one; more is a target gone wrong."""
+
+# What the bytes to come are.
+_IDLE, _HEAD, _LENGTH, _CHUNKED, _UNTIL_CLOSE, _CLOSED = range(6)
+
+
+class Receiver(Protocol):
+    """What a target connection tells the one that uses it."""
+
+    is_head: bool
+    wants_upgrade: bool
+    request_done: bool
+
+    def on_first_byte(self) -> None: ...
+
+    def on_interim(self, head: ResponseHead) -> None:
+        """A 1xx other than 101."""
+
+    def on_upgrade(self, head: ResponseHead, rest: bytes) -> None:
+        """A 101 that was asked for; `rest` belongs to the tunnel."""
+
+    def on_response(self, head: ResponseHead, data: bytes, end: int, whole: bool) -> None:
+        """The final head is `data[:end]`, the rest of `data` is body; `whole` where that is all of it."""
+
+    def on_body(self, pieces: list[bytes]) -> None: ...
+
+    def on_end(self, trailers: bytes) -> None:
+        """The response is complete, and the connection is released already."""
+
+    def on_target_lost(self, error: RequestError, kind: str) -> None:
+        """No (complete) response will come; the connection is closed. `kind`: reset, malformed."""
+
+    def on_target_writable(self, writable: bool) -> None:
+        """Backpressure of the request's body."""
+
+
+class TargetConnection(asyncio.Protocol):
+    """One connection to a target."""
+
+    __slots__ = (
+        "_bytes_seen",
+        "_decoder",
+        "_held",
+        "_interim",
+        "_last_block",
+        "_left",
+        "_reader",
+        "_release",
+        "_reusable",
+        "_state",
+        "fresh",
+        "idle_since",
+        "learned_timeout",
+        "receiver",
+        "target",
+        "transport",
+        "write_paused",
+    )
+
+    def __init__(
+        self,
+        target: TargetRuntime,
+        reader: ResponseReader,
+        release: Callable[[TargetConnection, bool], None],
+    ) -> None:
+        self.target = target
+        self.transport: asyncio.Transport = cast(asyncio.Transport, None)
+        self.receiver: Receiver | None = None
+        self.fresh = True
+        """Nothing was answered on it yet: its closing says something about the target."""
+        self.idle_since = 0.0
+        self.learned_timeout: float | None = None
+        self.write_paused = False
+        self._reader = reader
+        self._release = release
+        self._state = _IDLE
+        self._held = b""
+        self._left = 0
+        self._interim = 0
+        self._decoder: ChunkedDecoder | None = None
+        self._last_block: ResponseBlock | None = None
+        self._reusable = False
+        self._bytes_seen = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self.target.connections += 1
+
+    def start(self, receiver: Receiver, data: bytes) -> None:
+        """Send a request's head, with what there is of its body, for `receiver`."""
+        self.receiver = receiver
+        self._state = _HEAD
+        self._interim = 0
+        self._bytes_seen = False
+        self.transport.write(data)
+
+    def data_received(self, data: bytes) -> None:
+        state = self._state
+        receiver = self.receiver
+        target = self.target
+        target.received(len(data))
+        if receiver is None or state == _IDLE:
+            # An answer before its request: nobody's, and never to be somebody's.
+            self.close()
+            return
+        if not self._bytes_seen:
+            self._bytes_seen = True
+            receiver.on_first_byte()
+        try:
+            if state == _HEAD:
+                self._on_head(receiver, self._held + data if self._held else data)
+            elif state == _LENGTH:
+                size = len(data)
+                if size < self._left:
+                    self._left -= size
+                    receiver.on_body([data])
+                elif size == self._left:
+                    receiver.on_body([data])
+                    self._end(receiver, b"", leftover=False)
+                else:
+                    receiver.on_body([data[: self._left]])
+                    self._end(receiver, b"", leftover=True)
+            elif state == _CHUNKED:
+                self._on_chunked(receiver, data)
+            elif state == _UNTIL_CLOSE:
+                receiver.on_body([data])
+        except RequestError as error:
+            self._fail(error, "malformed")
+
+    def _on_head(self, receiver: Receiver, data: bytes) -> None:
+        while True:
+            end = data.find(b"\r\n\r\n")
+            if end < 0:
+                if len(data) > MAX_HEAD:
+                    raise RequestError(
+                        502, "http_response_header_section_size", f"a head of over {MAX_HEAD} bytes"
+                    )
+                if not data.startswith(b"HTTP/1."[: len(data)]):
+                    raise RequestError(502, "http_protocol_error", "malformed status line")
+                self._held = data
+                return
+            end += 4
+            if end > MAX_HEAD:
+                raise RequestError(
+                    502, "http_response_header_section_size", f"a head of over {MAX_HEAD} bytes"
+                )
+            whole = end == len(data)
+            raw = data if whole else data[:end]
+            head = self._reader.read(raw, self._last_block)
+            if head.status >= 200:
+                break
+            rest = b"" if whole else data[end:]
+            if head.status == 101:
+                if not (receiver.wants_upgrade and head.block.upgrade):
+                    raise RequestError(502, "http_upgrade_failed", "a 101 that nobody asked for")
+                self._held = b""
+                receiver.on_upgrade(head, rest)
+                return
+            self._interim += 1
+            if self._interim > MAX_INTERIM:
+                raise RequestError(502, "http_protocol_error", "too many 1xx responses")
+            receiver.on_interim(head)
+            if not rest:
+                self._held = b""
+                return
+            data = rest
+        self._held = b""
+        block = head.block
+        self._last_block = block
+        self._reusable = head.reusable
+        if block.keep_alive_timeout is not None:
+            self.learned_timeout = block.keep_alive_timeout
+        if receiver.is_head or head.status == 204 or head.status == 304:
+            receiver.on_response(head, raw, end, True)
+            self._end(receiver, b"", leftover=not whole)
+        elif block.length is not None:
+            length = block.length
+            got = len(data) - end
+            if got < length:
+                self._state = _LENGTH
+                self._left = length - got
+                receiver.on_response(head, data, end, False)
+            elif got == length:
+                receiver.on_response(head, data, end, True)
+                self._end(receiver, b"", leftover=False)
+            else:
+                receiver.on_response(head, data[: end + length], end, True)
+                self._end(receiver, b"", leftover=True)
+        elif block.chunked:
+            if not head.http_11:
+                raise RequestError(502, "http_protocol_error", "Transfer-Encoding in HTTP/1.0")
+            self._state = _CHUNKED
+            self._decoder = ChunkedDecoder()
+            receiver.on_response(head, raw, end, False)
+            if not whole and self.receiver is receiver:
+                self._on_chunked(receiver, data[end:])
+        else:
+            self._state = _UNTIL_CLOSE
+            self._reusable = False
+            receiver.on_response(head, data, end, False)
+
+    def _on_chunked(self, receiver: Receiver, data: bytes) -> None:
+        decoder = self._decoder
+        assert decoder is not None
+        try:
+            pieces = decoder.feed(data)
+        except ChunkError as error:
+            detail = str(error).encode("ascii", "replace").decode()
+            raise RequestError(502, "http_protocol_error", detail) from None
+        if pieces:
+            receiver.on_body(pieces)
+        if decoder.done and self.receiver is receiver:
+            self._decoder = None
+            self._end(receiver, decoder.trailers, leftover=bool(decoder.rest))
+
+    def _end(self, receiver: Receiver, trailers: bytes, *, leftover: bool) -> None:
+        if self.receiver is not receiver:
+            return  # it gave up inside the callback
+        self.receiver = None
+        self._state = _IDLE
+        self.fresh = False
+        reusable = self._reusable and not leftover and receiver.request_done
+        if not reusable:
+            self.close()
+        self._release(self, reusable)
+        receiver.on_end(trailers)
+
+    def _fail(self, error: RequestError, kind: str) -> None:
+        receiver, self.receiver = self.receiver, None
+        self.close()
+        if receiver is not None:
+            receiver.on_target_lost(error, kind)
+
+    def eof_received(self) -> bool:
+        receiver = self.receiver
+        if receiver is not None and self._state == _UNTIL_CLOSE:
+            self._end(receiver, b"", leftover=False)
+        elif receiver is not None:
+            # Not close(): that would first flush a body to a target that no longer reads.
+            self.transport.abort()
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.target.connections -= 1
+        if self._state == _CLOSED and self.receiver is None:
+            return
+        state, self._state = self._state, _CLOSED
+        receiver, self.receiver = self.receiver, None
+        if receiver is None:
+            self._release(self, False)
+            return
+        if state == _HEAD and not self._bytes_seen:
+            detail = "the target closed the connection without a response"
+            receiver.on_target_lost(RequestError(502, "connection_terminated", detail), "reset")
+        else:
+            detail = "the target closed the connection inside a response"
+            receiver.on_target_lost(RequestError(502, "http_response_incomplete", detail), "reset")
+
+    def pause_writing(self) -> None:
+        self.write_paused = True
+        if self.receiver is not None:
+            self.receiver.on_target_writable(False)
+
+    def resume_writing(self) -> None:
+        self.write_paused = False
+        if self.receiver is not None:
+            self.receiver.on_target_writable(True)
+
+    def abandon(self) -> None:
+        """The user of this connection wants no more of it; what it asked may still be answered, so that
+        the connection is worth nothing."""
+        self.receiver = None
+        self.close()
+
+    def close(self) -> None:
+        """Close at once; nothing that is still to be sent matters any more."""
+        self._state = _CLOSED
+        self._held = b""
+        if self.transport is not None:
+            self.transport.abort()

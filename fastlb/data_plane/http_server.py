@@ -1,0 +1,592 @@
+"""The client side of HTTP: one connection, its requests in order, its deadlines and its back-pressure.
+
+Cuts heads out of the stream, asks the Listener's rules, answers what is wrong or fixed by itself, and
+gives everything else to an Exchange. One request is in progress at a time; what a client sends ahead
+stays unread in a bounded buffer. Chooses no target and reads no response.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import select
+from random import random
+from time import perf_counter
+from typing import cast
+
+from fastlb.data_plane.error_answers import answer, error_answer
+from fastlb.data_plane.forwarding import Exchange
+from fastlb.data_plane.http_client import TargetConnection
+from fastlb.data_plane.listener_runtime import HttpListener, RequestFacts
+from fastlb.data_plane.request_head import HeaderBlock, RequestHead
+from fastlb.data_plane.timers import TICK
+from fastlb.data_plane.tunnel import Tunnel, detach
+from fastlb.data_plane.worker_state import WorkerState
+from fastlb.errors import RequestError
+from fastlb.model.listener import Action, FixedResponse, Forward
+from fastlb.model.matching import choose_group, redirect_location
+
+MAX_REQUEST_LINE = 16384
+"""AWS's 16 K; a longer one is answered 414."""
+AHEAD_BYTES = 65536
+"""Bytes of later requests that are held while one is in progress, before reading stops."""
+LINGER_SECONDS = 2.0
+"""After an error answer the client is read and ignored for so long: closing over unread bytes would send
+a reset, which can overtake the answer."""
+LINGER_BYTES = 1 << 20
+_WRITE_HIGH = 65536
+
+_BARE_LF = re.compile(rb"(?<!\r)\n")
+
+# Whose turn it is, for the deadline.
+_IDLE, _HEAD, _TARGET, _CLIENT, _LINGER, _GONE = range(6)
+
+
+class HttpConnection(asyncio.Protocol):
+    """One client connection of an HTTP listener."""
+
+    __slots__ = (
+        "_ahead",
+        "_closing",
+        "_eof",
+        "_exchange",
+        "_last_block",
+        "_linger_left",
+        "_reading",
+        "_turn",
+        "_writable",
+        "armed_tick",
+        "client_ip",
+        "deadline",
+        "fields",
+        "idle_since",
+        "listener",
+        "max_body_bytes",
+        "next_trace_id",
+        "peer",
+        "refused",
+        "retries",
+        "transport",
+        "worker",
+    )
+
+    def __init__(
+        self, worker: WorkerState, listener: HttpListener, peer: str, refused: bool
+    ) -> None:
+        self.worker = worker
+        self.listener = listener
+        self.peer = peer
+        self.client_ip = peer
+        self.refused = refused
+        """Over max_connections: its first request is answered 503."""
+        self.fields = listener.fields_for(peer)
+        self.max_body_bytes = listener.settings.max_body_bytes
+        self.retries = worker.retries
+        self.next_trace_id = worker.next_trace_id
+        self.transport: asyncio.Transport = cast(asyncio.Transport, None)
+        self.armed_tick = 0
+        self.deadline = 0.0
+        self.idle_since = 0.0
+        self._exchange: Exchange | None = None
+        self._ahead = b""
+        self._last_block: HeaderBlock | None = None
+        self._turn = _HEAD
+        self._eof = False
+        self._closing = False
+        self._reading = True
+        self._writable = True
+        self._linger_left = LINGER_BYTES
+
+    # -- the transport's events
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self.transport.set_write_buffer_limits(high=_WRITE_HIGH)
+        worker = self.worker
+        worker.connection_opened(self)
+        self.idle_since = worker.timers.now
+        self._await_turn(_HEAD, self.listener.settings.header_timeout)
+
+    def data_received(self, data: bytes) -> None:
+        self.worker.bytes_in += len(data)
+        exchange = self._exchange
+        if exchange is None:
+            if self._turn >= _LINGER:
+                self._linger_left -= len(data)
+                if self._linger_left < 0:
+                    self.transport.abort()
+                return
+            self._read_request(self._ahead + data if self._ahead else data)
+        elif exchange.request_done:
+            self._ahead += data
+            if len(self._ahead) > AHEAD_BYTES:
+                self.update_reading()
+        else:
+            self._feed(exchange, data)
+
+    def eof_received(self) -> bool:
+        """A client may end its side and wait for the answer to what it sent: keep the other side."""
+        self._eof = True
+        exchange = self._exchange
+        if exchange is None:
+            # Nothing is in progress, unless requests sent ahead wait for their turn of the loop.
+            return self._turn == _IDLE and bool(self._ahead)
+        if not exchange.request_done:
+            self._refuse(RequestError(400, "http_request_error", "the body ended early"))
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        worker = self.worker
+        worker.timers.disarm(self)
+        worker.connection_closed(self)
+        self._turn = _GONE
+        self._ahead = b""
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.abandon()
+            self._count(exchange, 499)
+
+    def pause_writing(self) -> None:
+        self._writable = False
+        self._pace_target()
+
+    def resume_writing(self) -> None:
+        self._writable = True
+        self._pace_target()
+        if self._turn == _TARGET:
+            self.await_for(self.listener.settings.idle_timeout)
+
+    def _pace_target(self) -> None:
+        """Read the response only as fast as the client takes it."""
+        exchange = self._exchange
+        connection = exchange.connection if exchange is not None else None
+        if connection is not None and not connection.transport.is_closing():
+            if self._writable:
+                connection.transport.resume_reading()
+            else:
+                connection.transport.pause_reading()
+
+    def update_reading(self) -> None:
+        """Read the client only while what it sends has a place to go."""
+        exchange = self._exchange
+        if exchange is None:
+            wanted = True
+        elif exchange.request_done:
+            wanted = len(self._ahead) <= AHEAD_BYTES
+        else:
+            wanted = not exchange.holds_too_much
+        if wanted is not self._reading and not self.transport.is_closing():
+            self._reading = wanted
+            if wanted:
+                self.transport.resume_reading()
+            else:
+                self.transport.pause_reading()
+
+    # -- requests
+
+    def _read_request(self, data: bytes) -> None:
+        """Take one request from the beginning of `data`, or wait for the rest of its head."""
+        self._ahead = b""
+        while data.startswith(b"\r\n"):  # RFC 9112 §2.2: empty lines before a request
+            data = data[2:]
+        end = data.find(b"\r\n\r\n") + 4
+        if end < 4:
+            self._await_more(data)
+            return
+        max_headers = self.listener.settings.max_headers
+        try:
+            if end > MAX_REQUEST_LINE or end > self.listener.settings.max_header_bytes:
+                self._check_size(data[:end])
+            if end == len(data):
+                head = self.worker.heads.read(data, self._last_block, self.fields, max_headers)
+                rest = b""
+            else:
+                rest = data[end:]
+                head = self.worker.heads.read(
+                    data[:end], self._last_block, self.fields, max_headers
+                )
+            self._last_block = head.block if head.block.memorable else None
+            self._begin(head, rest)
+        except RequestError as error:
+            self._refuse(error)
+
+    def _await_more(self, data: bytes) -> None:
+        """`data` is the beginning of a head, or nothing."""
+        try:
+            self._check_size(data)
+            if _BARE_LF.search(data):
+                raise RequestError(400, "http_request_error", "a line ends without CR")
+        except RequestError as error:
+            self._refuse(error)
+            return
+        self._ahead = data
+        if self._eof:
+            self._close()
+        elif data and self._turn == _IDLE:
+            self._await_turn(_HEAD, self.listener.settings.header_timeout)
+
+    def _check_size(self, data: bytes) -> None:
+        limit = self.listener.settings.max_header_bytes
+        line_limit = min(limit, MAX_REQUEST_LINE)
+        if data.find(b"\r\n", 0, line_limit + 2) < 0 and len(data) > line_limit:
+            raise RequestError(
+                414, "http_request_error", f"a request line of over {line_limit} bytes"
+            )
+        if len(data) > limit:
+            raise RequestError(431, "http_request_error", f"a head of over {limit} bytes")
+
+    def _begin(self, head: RequestHead, rest: bytes) -> None:
+        """One request has come; `rest` is its body and what follows. Raises RequestError."""
+        worker = self.worker
+        block = head.block
+        listener = self.listener
+        worker.requests += 1
+        if self.refused:
+            raise RequestError(503, "connection_limit_reached", "too many connections")
+        limit = self.max_body_bytes
+        if limit is not None and block.content_length > limit:
+            raise RequestError(413, "http_request_denied", f"a body of over {limit} bytes")
+        if listener.trusted and block.forwarded_for and self.fields.trusted:
+            self.client_ip = listener.trusted.client(self.peer, block.forwarded_for)
+        group = listener.only_group
+        if group is None:
+            facts = RequestFacts(head, self.client_ip)
+            _, action = listener.router.match(facts)
+            if not isinstance(action, Forward):
+                self._answer_self(action, head, facts, rest)
+                return
+            group = worker.targets.groups[choose_group(action, random())]
+        exchange = Exchange(self, head, group)
+        self._exchange = exchange
+        self._turn = _TARGET
+        worker.retries.active += 1
+        if not exchange.request_done:
+            rest = exchange.feed(rest) if rest else b""
+        self._ahead = rest
+        exchange.start()
+        if self._exchange is exchange and (rest or not exchange.request_done):
+            self.update_reading()
+
+    def _feed(self, exchange: Exchange, data: bytes) -> None:
+        try:
+            rest = exchange.feed(data)
+        except RequestError as error:
+            self._refuse(error)
+            return
+        if exchange.over or self._exchange is not exchange:
+            return
+        self._ahead = rest
+        self.await_for(self._patience(exchange))
+        if exchange.request_done or exchange.holds_too_much:
+            self.update_reading()
+
+    def _patience(self, exchange: Exchange) -> float:
+        if exchange.request_done or exchange.connection is None:
+            return exchange.group.settings.response_timeout
+        return self.listener.settings.idle_timeout
+
+    def _answer_self(
+        self, action: Action, head: RequestHead, facts: RequestFacts, rest: bytes
+    ) -> None:
+        """A fixed response or a redirect."""
+        block = head.block
+        body_to_come = bool(block.chunked or block.content_length)
+        keep = block.keep_alive and not body_to_come and not self.worker.draining
+        if isinstance(action, FixedResponse):
+            data = answer(
+                action.status,
+                action.body.encode(),
+                close=not keep,
+                content_type=action.content_type,
+                head_only=head.method == b"HEAD",
+                keep_alive=keep and not block.http_11,
+            )
+        else:
+            assert not isinstance(action, Forward)
+            location = redirect_location(
+                action,
+                protocol="http",
+                host=facts.host,
+                port=facts.port,
+                path=facts.path,
+                query=facts.query,
+            )
+            data = answer(
+                action.status,
+                b"",
+                close=not keep,
+                fields=b"Location: %b\r\n" % location.encode("ascii"),
+                head_only=head.method == b"HEAD",
+                keep_alive=keep and not block.http_11,
+            )
+        self.worker.count_status(action.status)
+        self._log(head, action.status, "-", 0.0, len(data))
+        self.write(data)
+        if keep:
+            self._ahead = rest
+            self._become_idle()
+        else:
+            self._linger()
+
+    # -- what an Exchange asks and tells (forwarding.Client)
+
+    def now(self) -> float:
+        return self.worker.timers.now
+
+    def await_for(self, seconds: float) -> None:
+        timers = self.worker.timers
+        deadline = timers.now + seconds
+        self.deadline = deadline
+        if deadline < self.armed_tick * TICK or not self.armed_tick:
+            timers.arm(self, deadline)
+
+    def write(self, data: bytes) -> None:
+        self.worker.bytes_out += len(data)
+        self.transport.write(data)
+
+    def decide_keep(self, exchange: Exchange) -> bool:
+        if (
+            exchange.head.block.keep_alive
+            and exchange.request_done
+            and (not self._eof or self._ahead)
+            and not self.worker.draining
+        ):
+            return True
+        self._closing = True
+        return False
+
+    def close_after(self) -> None:
+        self._closing = True
+
+    def start_tunnel(
+        self, exchange: Exchange, connection: TargetConnection, head: bytes, rest: bytes
+    ) -> None:
+        size = self.transport.get_write_buffer_size()
+        if size:
+            # The rest of an earlier answer: the socket cannot be taken from under it. Rare (a client
+            # that pipelines, reads slowly, and upgrades), so that it costs a turn of the loop.
+            connection.transport.pause_reading()
+            self.worker.loop.call_later(
+                0.005, self._start_tunnel_later, exchange, connection, head, rest
+            )
+            return
+        target = exchange.target
+        assert target is not None
+        self._reading = False
+        self.transport.pause_reading()
+        connection.transport.pause_reading()
+        self._exchange = None
+        self._turn = _GONE
+        exchange.over = True
+        worker = self.worker
+        worker.retries.active -= 1
+        worker.count_status(101)
+        connection.receiver = None
+        ahead, self._ahead = self._ahead, b""
+
+        def ended(pump: object) -> None:
+            target.end(None)
+            self._log(exchange.head, 101, target.key, perf_counter() - exchange.began, 0)
+
+        tunnel = Tunnel(
+            worker,
+            target,
+            detach(self.transport),
+            detach(connection.transport),
+            to_client=head + rest,
+            to_target=ahead,
+            idle_timeout=self.listener.settings.idle_timeout,
+            on_end=ended,
+        )
+        tunnel.start()
+
+    def _start_tunnel_later(
+        self, exchange: Exchange, connection: TargetConnection, head: bytes, rest: bytes
+    ) -> None:
+        if not exchange.over:
+            self.start_tunnel(exchange, connection, head, rest)
+
+    def on_exchange_over(self, exchange: Exchange) -> None:
+        self._exchange = None
+        self._count(exchange, exchange.status)
+        if self._closing:
+            if exchange.request_done:
+                self._close()
+            else:
+                self._linger()
+            return
+        self._become_idle()
+
+    def on_exchange_failed(self, exchange: Exchange, error: RequestError) -> None:
+        self._exchange = None
+        self._count(exchange, 0)
+        self._error(error, exchange.head, keep=exchange.request_done)
+
+    def on_exchange_cut(self, exchange: Exchange, error: RequestError) -> None:
+        self._exchange = None
+        self.worker.errors += 1
+        self._count(exchange, exchange.status)
+        self._turn = _GONE
+        self.transport.abort()
+
+    # -- ends and errors
+
+    def _become_idle(self) -> None:
+        """The connection waits for its next request, which may be here already."""
+        worker = self.worker
+        now = worker.timers.now
+        self.idle_since = now
+        self._turn = _IDLE
+        if self._ahead:
+            # Through the loop, not by recursion: a client may have sent a thousand requests ahead.
+            worker.loop.call_soon(self._read_ahead)
+            return
+        if self._eof:
+            self._close()
+            return
+        self.await_for(self.listener.settings.idle_timeout)
+        if not self._reading:
+            self.update_reading()
+
+    def _read_ahead(self) -> None:
+        if self._turn == _IDLE and self._exchange is None:
+            self._read_request(self._ahead)
+            if self._exchange is None and self._turn < _LINGER:
+                self.update_reading()
+
+    def _refuse(self, error: RequestError) -> None:
+        """The client's own fault, or ours before a target was found: answer and close."""
+        exchange, self._exchange = self._exchange, None
+        head = None
+        if exchange is not None:
+            head = exchange.head
+            answered = exchange.status
+            exchange.abandon()
+            self._count(exchange, 0)
+            if answered:
+                self.worker.errors += 1
+                self._turn = _GONE
+                self.transport.abort()
+                return
+        self._error(error, head, keep=False)
+
+    def _error(self, error: RequestError, head: RequestHead | None, *, keep: bool) -> None:
+        worker = self.worker
+        worker.errors += 1
+        worker.count_status(error.status)
+        keep = (
+            keep
+            and head is not None
+            and head.block.keep_alive
+            and head.block.http_11
+            and (not self._eof or bool(self._ahead))
+            and not worker.draining
+        )
+        head_only = head is not None and head.method == b"HEAD"
+        data = error_answer(error, close=not keep, head_only=head_only)
+        self.write(data)
+        self._log(head, error.status, "-", 0.0, len(data), error.cause)
+        if keep:
+            self._become_idle()
+        else:
+            self._linger()
+
+    def _linger(self) -> None:
+        """Close once the client has read the answer, or two seconds have passed."""
+        self._ahead = b""
+        if self._eof:
+            self._close()
+            return
+        self._await_turn(_LINGER, LINGER_SECONDS)
+        if not self.transport.is_closing():
+            self.transport.write_eof()
+            self._exchange = None
+            self.update_reading()
+
+    def _close(self) -> None:
+        self._turn = _GONE
+        self.await_for(self.listener.settings.idle_timeout)
+        self.transport.close()
+
+    def _await_turn(self, turn: int, seconds: float) -> None:
+        self._turn = turn
+        self.worker.timers.arm(self, self.worker.timers.now + seconds)
+
+    def on_deadline(self, now: float) -> None:
+        turn = self._turn
+        exchange = self._exchange
+        if exchange is not None:
+            if not self._writable:
+                # The client takes nothing: its silence, not the target's.
+                self._exchange = None
+                exchange.abandon()
+                self._count(exchange, exchange.status)
+                self.transport.abort()
+            elif not exchange.request_done and exchange.connection is not None and self._reading:
+                self._refuse(
+                    RequestError(408, "http_request_error", "the body did not come in time")
+                )
+            else:
+                exchange.on_timeout()
+        elif turn == _HEAD and self._ahead:
+            self._refuse(RequestError(408, "http_request_error", "the head did not come in time"))
+        elif turn in (_IDLE, _HEAD):
+            self._close()
+        else:
+            self.transport.abort()
+
+    def begin_drain(self) -> None:
+        """The worker stops: an idle connection is closed; others are told with their next answer.
+
+        One that was busy a moment ago will most likely send again, and is told then."""
+        if self._exchange is None and self._turn in (_IDLE, _HEAD) and not self._ahead:
+            quiet = self.worker.timers.now - self.idle_since
+            if quiet >= self.worker.drain_grace and not _readable(self.transport):
+                self._close()
+
+    def leave_suspects(self) -> None:
+        """The table has changed: a request that waits on a suspect target may go elsewhere."""
+        exchange = self._exchange
+        if exchange is not None and not exchange.response_begun:
+            target = exchange.target
+            if target is not None and (target.suspect or target.state == "unhealthy"):
+                exchange.leave_suspect()
+
+    def abort(self, reason: str) -> None:
+        self.transport.abort()
+
+    def _count(self, exchange: Exchange, status: int) -> None:
+        worker = self.worker
+        worker.retries.active -= 1
+        if status:
+            worker.count_status(status)
+            target = exchange.target
+            self._log(
+                exchange.head,
+                status,
+                target.key if target is not None else "-",
+                perf_counter() - exchange.began,
+                exchange.bytes_out,
+            )
+
+    def _log(
+        self,
+        head: RequestHead | None,
+        status: int,
+        target: str,
+        seconds: float,
+        size: int,
+        cause: str = "",
+    ) -> None:
+        log = self.worker.access_log
+        if log is not None:
+            log.write(self.client_ip, head, status, target, seconds, size, cause)
+
+
+def _readable(transport: asyncio.Transport) -> bool:
+    """Whether a request has come that the loop has not seen yet."""
+    if transport.is_closing():
+        return False
+    poll = select.poll()
+    poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+    return bool(poll.poll(0))

@@ -1,0 +1,116 @@
+"""A worker's view of one Listener: its rules compiled, and what it does with each new connection."""
+
+from __future__ import annotations
+
+import socket
+from random import random
+
+from fastlb.data_plane.client_address import TrustedProxies
+from fastlb.data_plane.request_head import ForwardedFields, RequestHead, listener_host
+from fastlb.data_plane.splice import reset_at_close
+from fastlb.data_plane.target_runtime import GroupRuntime
+from fastlb.data_plane.tcp_server import TcpConnection
+from fastlb.data_plane.worker_state import WorkerState
+from fastlb.model.listener import Forward, Listener
+from fastlb.model.matching import Router, choose_group
+
+
+class HttpListener:
+    """One HTTP Listener. `only_group` is set where every request goes to the same group."""
+
+    __slots__ = ("host", "only_group", "port", "router", "settings", "trusted")
+
+    def __init__(self, settings: Listener, groups: dict[str, GroupRuntime]) -> None:
+        self.settings = settings
+        self.port = str(settings.address.port).encode()
+        self.host = listener_host(settings.address)
+        self.trusted = TrustedProxies(settings.trusted_proxies)
+        self.router = Router(settings)
+        self.only_group: GroupRuntime | None = None
+        self.find_group(groups)
+
+    def find_group(self, groups: dict[str, GroupRuntime]) -> None:
+        """The groups' run-time objects may be others after a reload."""
+        default = self.settings.default
+        if self.router.is_trivial and isinstance(default, Forward) and len(default.groups) == 1:
+            self.only_group = groups[default.groups[0].group]
+
+    def fields_for(self, peer: str) -> ForwardedFields:
+        """What each request of a connection from `peer` gets."""
+        return ForwardedFields(
+            client=peer.encode(),
+            port=self.port,
+            host=self.host,
+            mode=self.settings.x_forwarded_for,
+            trusted=self.trusted.trusts(peer),
+            strict=bool(self.trusted),
+        )
+
+
+class RequestFacts:
+    """What rules may ask of a request (matching.Facts), read only when they do."""
+
+    __slots__ = ("_fields", "_head", "source_ip")
+
+    def __init__(self, head: RequestHead, source_ip: str) -> None:
+        self._head = head
+        self._fields: dict[str, list[str]] | None = None
+        self.source_ip = source_ip
+
+    @property
+    def host(self) -> str:
+        host = self._head.block.host.decode("latin-1").lower()
+        if host.startswith("["):
+            return host.partition("]")[0] + "]"
+        return host.partition(":")[0]
+
+    @property
+    def port(self) -> int:
+        """The port that the client believes to talk to: Host's, or HTTP's own."""
+        host = self._head.block.host.decode("latin-1")
+        digits = host.rpartition("]")[2].partition(":")[2]
+        return int(digits) if digits else 80
+
+    @property
+    def path(self) -> str:
+        return self._head.target.partition(b"?")[0].decode("latin-1")
+
+    @property
+    def query(self) -> str:
+        return self._head.target.partition(b"?")[2].decode("latin-1")
+
+    @property
+    def method(self) -> str:
+        return self._head.method.decode("latin-1")
+
+    def header(self, name: str) -> list[str]:
+        if self._fields is None:
+            fields: dict[str, list[str]] = {}
+            for line in self._head.block.raw.split(b"\r\n"):
+                key, colon, value = line.partition(b":")
+                if colon:
+                    values = fields.setdefault(key.decode("latin-1").lower(), [])
+                    values.append(value.strip(b" \t").decode("latin-1"))
+            self._fields = fields
+        return self._fields.get(name, [])
+
+
+class TcpListener:
+    """One TCP Listener: each connection goes to a group by the weights of its Forward."""
+
+    __slots__ = ("_settings", "_state")
+
+    def __init__(self, state: WorkerState, settings: Listener) -> None:
+        self._state = state
+        self._settings = settings
+
+    def accepted(self, connection: socket.socket, address: str, refused: bool) -> None:
+        """Take a new connection; `refused` is over the limit, and TCP has no word for that but a reset."""
+        connection.setblocking(False)
+        forward = self._settings.default
+        if refused or not isinstance(forward, Forward):
+            reset_at_close(connection)
+            connection.close()
+            return
+        group = self._state.targets.groups[choose_group(forward, random())]
+        TcpConnection(self._state, group, self._settings.idle_timeout, connection, address).start()

@@ -1,0 +1,333 @@
+"""Reads the head of a request, refuses what could be read in two ways, and writes what the target gets.
+
+httptools (strict) checks the grammar; one regular expression finds the few fields that a proxy acts on;
+everything else is copied as it came. A header block that equals the connection's last one is not read
+again (`HeaderBlock.raw`), since only the request line differs between most requests of a connection.
+Pure but for the parser object; knows no connection.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import httptools
+
+from fastlb.errors import RequestError
+from fastlb.model.address import Address
+
+_REQUEST_LINE = re.compile(
+    rb"([A-Z][A-Z-]*) (/[!\"$-~]*|\*|[Hh][Tt][Tt][Pp]://([^/?#\s@]*)([/?][!\"$-~]*)?)"
+    rb" HTTP/1\.([01])\r\n"
+)
+_FIELDS = re.compile(
+    rb"(?i)\n(?=[chtekupx])(connection|content-length|transfer-encoding|host|expect|upgrade|te"
+    rb"|keep-alive|proxy-connection|x-forwarded-for|x-forwarded-proto|x-forwarded-port"
+    rb"|x-amzn-trace-id):[ \t]*([^\r]*)"
+)
+_HOST = re.compile(
+    rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+(?:%25[A-Za-z0-9._~-]+)?\])(?::[0-9]{0,5})?"
+)
+_TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_DIGITS = re.compile(rb"[0-9]{1,18}")
+
+COMMON_METHODS = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH"))
+IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))
+"""RFC 9110 §9.2.2, of the methods that this proxy passes (TRACE is refused)."""
+SAFE = frozenset((b"GET", b"HEAD", b"OPTIONS"))
+
+_HOP_BY_HOP = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"te", b"upgrade"))
+# Options of Connection never take these away: they frame or route the message.
+_KEPT = frozenset(
+    (b"host", b"content-length", b"transfer-encoding", b"content-type", b"authorization", b"cookie")
+)
+
+
+class RequestParserShell:
+    """The callbacks of a httptools parser that only checks: there are none."""
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardedFields:
+    """What a Listener and a client's address add to each request; made once a connection.
+
+    `client` is the client's address as X-Forwarded-For writes it. `trusted` says that the client is
+    one of the trusted proxies, whose own X-Forwarded-* are kept. `mode` is append, preserve or remove;
+    `strict` says that trusted proxies are configured, so that others' X-Forwarded-For is dropped.
+    """
+
+    client: bytes
+    port: bytes
+    host: bytes
+    mode: str
+    trusted: bool
+    strict: bool
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderBlock:
+    """What the fields of one head say; a pure function of its bytes and of the connection's facts.
+
+    `forwarded` holds every line that the target gets, up to the trace id's value: per request only
+    the request line goes before it and the trace id after it.
+    """
+
+    raw: bytes
+    forwarded: bytes
+    trace_rest: bytes
+    host: bytes
+    keep_alive: bool
+    http_11: bool
+    content_length: int
+    chunked: bool
+    expects_continue: bool
+    upgrade: bytes
+    forwarded_for: bytes
+    memorable: bool
+    """A complete request without a body on a connection that stays: the next may be compared with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestHead:
+    """One request's line and its fields. `target` is in origin form, or `*`."""
+
+    method: bytes
+    target: bytes
+    block: HeaderBlock
+
+    def to_target(self, trace: bytes) -> bytes:
+        """The head as it goes to a target; `trace` is the request's new trace id."""
+        block = self.block
+        return b"%b %b HTTP/1.1\r\n%b%b%b\r\n\r\n" % (
+            self.method,
+            self.target,
+            block.forwarded,
+            trace,
+            block.trace_rest,
+        )
+
+
+def _bad(detail: str, status: int = 400) -> RequestError:
+    return RequestError(status, "http_request_error", detail)
+
+
+class HeadReader:
+    """Reads heads for all connections of a worker: httptools parsers are kept and reused here."""
+
+    __slots__ = ("_parser",)
+
+    def __init__(self) -> None:
+        self._parser = httptools.HttpRequestParser(RequestParserShell())
+
+    def read(
+        self, head: bytes, last: HeaderBlock | None, fields: ForwardedFields, max_headers: int
+    ) -> RequestHead:
+        """The request in `head`, which ends with the empty line. Raises RequestError (400, 405, 431).
+
+        `last` is the HeaderBlock of the connection's previous request.
+        """
+        line = _REQUEST_LINE.match(head)
+        if line is None:
+            raise self._why_not(head)
+        method, target, authority, rest, minor = line.groups()
+        at = line.end()
+        if (
+            last is not None
+            and authority is None
+            and last.http_11 is (minor == b"1")
+            and len(head) - at == len(last.raw)
+            and method in COMMON_METHODS
+            and head.endswith(last.raw)
+        ):
+            block = last
+        else:
+            self._check(head, method)
+            block = _read_block(head, at, minor == b"1", fields, max_headers)
+            if not block.memorable:
+                self._parser = httptools.HttpRequestParser(RequestParserShell())
+        if target == b"*" and method != b"OPTIONS":
+            raise _bad("the request target * is for OPTIONS")
+        if authority is not None:
+            if authority.lower() != block.host.lower() or not authority:
+                raise _bad("the absolute target names another host than Host")
+            target = rest or b"/"
+            if target[:1] == b"?":
+                target = b"/" + target
+        return RequestHead(method, target, block)
+
+    def _check(self, head: bytes, method: bytes) -> None:
+        if method in (b"TRACE", b"CONNECT"):
+            raise RequestError(405, "http_request_denied", f"{method.decode()} is not offered")
+        try:
+            self._parser.feed_data(head)
+        except httptools.HttpParserUpgrade:
+            self._parser = httptools.HttpRequestParser(RequestParserShell())
+        except httptools.HttpParserError as error:
+            self._parser = httptools.HttpRequestParser(RequestParserShell())
+            raise _bad(_ascii(str(error))) from None
+
+    def _why_not(self, head: bytes) -> RequestError:
+        line = head.split(b"\r\n", 1)[0]
+        if not re.search(rb" HTTP/1\.[01]$", line):
+            return _bad("the request line does not end with HTTP/1.1 or HTTP/1.0")
+        if line.startswith(b"CONNECT "):
+            return RequestError(405, "http_request_denied", "CONNECT is not offered")
+        return _bad("malformed request line")
+
+
+def _ascii(text: str) -> str:
+    return text.encode("ascii", "replace").decode()
+
+
+def _read_block(
+    head: bytes, at: int, http_11: bool, fields: ForwardedFields, max_headers: int
+) -> HeaderBlock:
+    """The fields of a head whose grammar httptools has accepted; `at` is where the first begins."""
+    if head.count(b"\r\n", at) - 1 > max_headers:
+        raise _bad(f"over {max_headers} header fields", 431)
+    host: bytes | None = None
+    length: bytes | None = None
+    chunked = False
+    connection: list[bytes] = []
+    expect = upgrade = forwarded_for = trace = b""
+    proto_kept = port_kept = False
+    kept: list[bytes] = []
+    copied = at
+    for match in _FIELDS.finditer(head, at - 1, len(head) - 2):
+        name = match[1].lower()
+        value = match[2].rstrip(b" \t")
+        drop = True
+        if name == b"host":
+            if host is not None:
+                raise _bad("several Host fields")
+            host = value
+            drop = False
+        elif name == b"content-length":
+            if length is not None or not _DIGITS.fullmatch(value):
+                raise _bad("malformed or repeated Content-Length")
+            length = value
+            drop = False
+        elif name == b"transfer-encoding":
+            if chunked or value.lower() != b"chunked":
+                raise _bad("Transfer-Encoding is not exactly one chunked")
+            chunked = True
+        elif name == b"connection":
+            connection += [option.strip(b" \t").lower() for option in value.split(b",")]
+        elif name == b"expect":
+            if expect or value.lower() != b"100-continue":
+                raise _bad("an Expect that is not 100-continue", 417)
+            expect = value
+            drop = False
+        elif name == b"upgrade":
+            upgrade = upgrade + b", " + value if upgrade else value
+        elif name == b"x-forwarded-for":
+            forwarded_for = forwarded_for + b", " + value if forwarded_for else value
+            drop = fields.mode != "preserve"
+        elif name == b"x-forwarded-proto":
+            proto_kept = fields.trusted
+            drop = not proto_kept
+        elif name == b"x-forwarded-port":
+            port_kept = fields.trusted
+            drop = not port_kept
+        elif name == b"x-amzn-trace-id":
+            trace = trace + b";" + value if trace else value
+        if drop:
+            kept.append(head[copied : match.start() + 1])
+            copied = match.end() + 2
+    kept.append(head[copied:-2])
+    lines = b"".join(kept)
+    if host is None:
+        if http_11:
+            raise _bad("no Host")
+        host = fields.host
+        lines += b"Host: %b\r\n" % host
+    elif not _HOST.fullmatch(host) and (http_11 or host):
+        raise _bad("malformed Host")
+    if chunked and length is not None:
+        raise _bad("Content-Length with Transfer-Encoding")
+    if chunked and not http_11:
+        raise _bad("Transfer-Encoding in HTTP/1.0")
+    named = {option for option in connection if option}
+    if not all(map(_TOKEN.fullmatch, named)):
+        raise _bad("malformed Connection")
+    extra = named - _HOP_BY_HOP - _KEPT - {b"close"}
+    if extra:
+        lines = _without(lines, extra)
+    wants_upgrade = upgrade if b"upgrade" in named and http_11 else b""
+    size = 0 if length == b"0" or length is None else int(length)
+    if wants_upgrade and (size or chunked):
+        # A tunnel begins where the head ends; a body would leave two readings of the next byte.
+        wants_upgrade = b""
+    keep_alive = b"close" not in named and (http_11 or b"keep-alive" in named)
+    return HeaderBlock(
+        raw=head[at:],
+        forwarded=_added(
+            lines, fields, forwarded_for, proto_kept, port_kept, chunked, wants_upgrade
+        ),
+        trace_rest=_trace_rest(trace),
+        host=host,
+        keep_alive=keep_alive,
+        http_11=http_11,
+        content_length=size,
+        chunked=chunked,
+        expects_continue=bool(expect) and http_11,
+        upgrade=wants_upgrade,
+        forwarded_for=forwarded_for,
+        memorable=keep_alive and http_11 and not (size or chunked or upgrade or expect),
+    )
+
+
+def _without(lines: bytes, names: set[bytes]) -> bytes:
+    """`lines` less the fields that Connection names as hop-by-hop (RFC 9110 §7.6.1)."""
+    return b"".join(
+        line
+        for line in lines.splitlines(keepends=True)
+        if line.split(b":", 1)[0].lower() not in names
+    )
+
+
+def _added(
+    lines: bytes,
+    fields: ForwardedFields,
+    forwarded_for: bytes,
+    proto_kept: bool,
+    port_kept: bool,
+    chunked: bool,
+    upgrade: bytes,
+) -> bytes:
+    parts = [lines]
+    if fields.mode == "append":
+        if forwarded_for and (fields.trusted or not fields.strict):
+            parts.append(b"X-Forwarded-For: %b, %b\r\n" % (forwarded_for, fields.client))
+        else:
+            parts.append(b"X-Forwarded-For: %b\r\n" % fields.client)
+    if not proto_kept:
+        parts.append(b"X-Forwarded-Proto: http\r\n")
+    if not port_kept:
+        parts.append(b"X-Forwarded-Port: %b\r\n" % fields.port)
+    if chunked:
+        parts.append(b"Transfer-Encoding: chunked\r\n")
+    if upgrade:
+        parts.append(b"Connection: Upgrade\r\nUpgrade: %b\r\n" % upgrade)
+    parts.append(b"X-Amzn-Trace-Id: ")
+    return b"".join(parts)
+
+
+def _trace_rest(trace: bytes) -> bytes:
+    """What follows our own trace id: the caller's fields, its Self replaced by ours.
+
+    As AWS does: without a Root ours is the Root; with one, ours goes before as Self.
+    """
+    pairs = [pair.strip(b" \t") for pair in trace.split(b";")]
+    others = [pair for pair in pairs if pair and not pair.lower().startswith(b"self=")]
+    return b"".join(b";" + pair for pair in others)
+
+
+def trace_name(block: HeaderBlock) -> bytes:
+    """`Root=` or, where the caller sent a Root, `Self=`."""
+    return b"Self=" if b"root=" in block.trace_rest.lower() else b"Root="
+
+
+def listener_host(address: Address) -> bytes:
+    """The Host for a request of HTTP/1.0 that names none: where it was sent to."""
+    return str(address).encode()

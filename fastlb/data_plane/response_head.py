@@ -1,0 +1,167 @@
+"""Reads the head of a target's response: its framing, whether the connection may be used again, and
+what the client gets. Refuses what could be read in two ways. Pure but for the parser object.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import httptools
+
+from fastlb.errors import RequestError
+
+_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: [\t\x20-\x7e\x80-\xff]*)?\r\n")
+_FIELDS = re.compile(
+    rb"(?i)\n(?=[ctkpu])(connection|content-length|transfer-encoding|keep-alive|proxy-connection"
+    rb"|upgrade):[ \t]*([^\r]*)"
+)
+_DIGITS = re.compile(rb"[0-9]{1,18}")
+_TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_KEEP_ALIVE_TIMEOUT = re.compile(rb"(?i)(?:^|[,\s])timeout=([0-9]{1,6})")
+_HOP_BY_HOP = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"te", b"upgrade"))
+_KEPT = frozenset((b"content-length", b"transfer-encoding", b"content-type", b"set-cookie"))
+
+
+class ResponseParserShell:
+    """The callbacks of a httptools parser that only checks: there are none."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseBlock:
+    """What the fields of one response say; a pure function of the bytes after its status line.
+
+    `length` is None where neither Content-Length nor chunked frames the body. `forwarded` is the lines
+    for the client, without the empty one; it is `raw` less its last CRLF where nothing was taken out.
+    """
+
+    raw: bytes
+    forwarded: bytes
+    unchanged: bool
+    length: int | None
+    chunked: bool
+    close: bool
+    keep_alive: bool
+    keep_alive_timeout: float | None
+    upgrade: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseHead:
+    """`line` is the status line with its CRLF, always of HTTP/1.1."""
+
+    status: int
+    line: bytes
+    http_11: bool
+    block: ResponseBlock
+
+    @property
+    def reusable(self) -> bool:
+        """Whether the target keeps the connection open after this response (RFC 9112 §9.3)."""
+        block = self.block
+        return not block.close and (self.http_11 or block.keep_alive)
+
+
+def _bad(detail: str) -> RequestError:
+    return RequestError(502, "http_protocol_error", detail)
+
+
+class ResponseReader:
+    """Reads heads for all connections of a worker; keeps the httptools parser that checks them."""
+
+    __slots__ = ("_parser",)
+
+    def __init__(self) -> None:
+        self._parser = httptools.HttpResponseParser(ResponseParserShell())
+
+    def read(self, head: bytes, last: ResponseBlock | None) -> ResponseHead:
+        """The response in `head`, which ends with the empty line. Raises RequestError (502).
+
+        `last` is the ResponseBlock of the connection's previous response.
+        """
+        line = _STATUS_LINE.match(head)
+        if line is None:
+            raise _bad("malformed status line")
+        minor, digits = line.groups()
+        at = line.end()
+        if last is not None and len(head) - at == len(last.raw) and head.endswith(last.raw):
+            block = last
+        else:
+            try:
+                self._parser.feed_data(head)
+            except httptools.HttpParserUpgrade:
+                pass
+            except httptools.HttpParserError as error:
+                detail = str(error).encode("ascii", "replace").decode()
+                raise _bad(detail) from None
+            finally:
+                # It waits for a body that it will not see: the body is framed by `length` here.
+                self._parser = httptools.HttpResponseParser(ResponseParserShell())
+            block = _read_block(head, at)
+        http_11 = minor == b"1"
+        start = line[0] if http_11 else b"HTTP/1.1" + line[0][8:]
+        return ResponseHead(int(digits), start, http_11, block)
+
+
+def _read_block(head: bytes, at: int) -> ResponseBlock:
+    length: int | None = None
+    chunked = False
+    connection: list[bytes] = []
+    timeout: float | None = None
+    upgrade = b""
+    kept: list[bytes] = []
+    copied = at
+    for match in _FIELDS.finditer(head, at - 1, len(head) - 2):
+        name = match[1].lower()
+        value = match[2].rstrip(b" \t")
+        if name == b"content-length":
+            if length is not None or not _DIGITS.fullmatch(value):
+                raise _bad("malformed or repeated Content-Length")
+            length = int(value)
+            continue
+        if name == b"transfer-encoding":
+            if chunked or value.lower() != b"chunked":
+                raise _bad("Transfer-Encoding is not exactly one chunked")
+            chunked = True
+        elif name == b"connection":
+            connection += [option.strip(b" \t").lower() for option in value.split(b",")]
+        elif name == b"keep-alive":
+            found = _KEEP_ALIVE_TIMEOUT.search(value)
+            timeout = float(found[1]) if found else None
+        elif name == b"upgrade":
+            upgrade = value
+        kept.append(head[copied : match.start() + 1])
+        copied = match.end() + 2
+    if chunked and length is not None:
+        raise _bad("Content-Length with Transfer-Encoding")
+    kept.append(head[copied:-2])
+    lines = b"".join(kept)
+    named = {option for option in connection if option}
+    if not all(map(_TOKEN.fullmatch, named)):
+        raise _bad("malformed Connection")
+    extra = named - _HOP_BY_HOP - _KEPT - {b"close"}
+    if extra:
+        lines = b"".join(
+            line
+            for line in lines.splitlines(keepends=True)
+            if line.split(b":", 1)[0].lower() not in extra
+        )
+    raw = head[at:]
+    return ResponseBlock(
+        raw=raw,
+        forwarded=lines,
+        unchanged=len(lines) + 2 == len(raw),
+        length=length,
+        chunked=chunked,
+        close=b"close" in named,
+        keep_alive=b"keep-alive" in named,
+        keep_alive_timeout=timeout,
+        upgrade=upgrade if b"upgrade" in named else b"",
+    )
+
+
+def without_length(lines: bytes) -> bytes:
+    """`lines` less Content-Length, which a 204 or 1xx must not carry (RFC 9110 §8.6)."""
+    return b"".join(
+        line for line in lines.splitlines(keepends=True) if line[:15].lower() != b"content-length:"
+    )

@@ -1,0 +1,321 @@
+"""A worker's view of the targets: what the table says of them, what this worker has in flight there.
+
+Counts live in Python and go to shared memory at each tick; only the in-flight count, which the other
+workers' choices look at, is stored at once. Knows no HTTP and no client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Sequence
+from struct import pack_into
+from typing import Any
+
+from fastlb.data_plane.routing_algorithm import chooser, eligible
+from fastlb.model.address import parse_address
+from fastlb.model.target_group import TargetGroup
+from fastlb.target_table.counters import (
+    BUCKETS,
+    HISTOGRAM,
+    ROW,
+    Cell,
+    Counters,
+    block,
+    bucket_of,
+)
+from fastlb.target_table.layout import Snapshot, TargetEntry
+from fastlb.target_table.pipe import Evidence
+
+_HISTOGRAM_FORMAT = f"{BUCKETS}Q"
+_LONGEST_DOUBT = 30.0
+
+
+class TargetRuntime:
+    """One target: its table entry, its counters, its pool."""
+
+    __slots__ = (
+        "_base",
+        "_cells",
+        "_dirty",
+        "_doubt_timer",
+        "_doubts",
+        "_others",
+        "_table",
+        "address",
+        "backup",
+        "bytes_in",
+        "bytes_out",
+        "connections",
+        "doubt_epoch",
+        "doubted",
+        "entry",
+        "errors",
+        "group",
+        "heard",
+        "histogram",
+        "in_flight",
+        "index",
+        "key",
+        "pool",
+        "requests",
+        "state",
+        "status_5xx",
+        "suspect",
+        "waiting",
+        "waiting_since",
+        "weight",
+    )
+
+    def __init__(self, table: TargetTable, group: GroupRuntime, entry: TargetEntry) -> None:
+        self._table = table
+        self._cells = table.counters.cells
+        self._base = table.row * ROW + block(entry.index)
+        self._others: tuple[int, ...] = ()
+        self._dirty = False
+        self._doubt_timer: asyncio.TimerHandle | None = None
+        self._doubts = 0
+        self.group = group
+        self.index = entry.index
+        self.address = parse_address(entry.address)
+        self.key = entry.address
+        self.doubted = False
+        self.doubt_epoch = -1
+        self.in_flight = self.requests = self.errors = self.status_5xx = self.connections = 0
+        self.waiting = self.bytes_in = self.bytes_out = 0
+        self.waiting_since = 0.0
+        self.heard = False
+        self.histogram = [0] * BUCKETS
+        self.pool: Any = None
+        """The HTTP side's TargetPool, which this module does not know; it needs close and forget."""
+        self.entry = entry
+        self.update(entry)
+
+    def update(self, entry: TargetEntry) -> None:
+        """Take over what the table says now."""
+        if self.pool is not None and entry.epoch != self.entry.epoch:
+            self.pool.forget()
+        self.entry = entry
+        self.weight = entry.weight
+        self.backup = entry.backup
+        self.state = entry.state
+        self.suspect = entry.suspect
+        if self.doubted and (entry.state != "healthy" or entry.epoch > self.doubt_epoch):
+            self._end_doubt()
+            self._doubts = 0
+
+    def see_rows(self, rows: Iterable[int]) -> None:
+        """Whose counts, besides our own, make up the load."""
+        mine = self._table.row
+        at = block(self.index)
+        self._others = tuple(row * ROW + at for row in rows if row != mine)
+
+    def load(self) -> int:
+        """Requests in flight, over all workers."""
+        load = self.in_flight
+        cells = self._cells
+        for offset in self._others:
+            load += cells[offset]
+        return load
+
+    def begin(self) -> None:
+        """A request or TCP connection was given to the target."""
+        self.in_flight += 1
+        self.requests += 1
+        self._cells[self._base] = self.in_flight
+        if not self._dirty:
+            self._dirty = True
+            self._table.dirty.append(self)
+
+    def end(self, seconds: float | None) -> None:
+        """It is over; `seconds` is its latency where it was answered."""
+        self.in_flight -= 1
+        self._cells[self._base] = self.in_flight
+        if seconds is not None:
+            self.histogram[bucket_of(int(seconds * 1e6))] += 1
+        if not self._dirty:
+            self._dirty = True
+            self._table.dirty.append(self)
+
+    def await_answer(self, now: float) -> None:
+        """A request was sent whole or in part; the target is to send a byte."""
+        if not self.waiting:
+            self.waiting_since = now
+        self.waiting += 1
+
+    def answer_begun(self) -> None:
+        """The first byte came, or nobody waits for it any more."""
+        self.waiting -= 1
+        self._mark()
+
+    def received(self, count: int) -> None:
+        self.bytes_in += count
+        self.heard = True
+        if not self._dirty:
+            self._dirty = True
+            self._table.dirty.append(self)
+
+    def sent(self, count: int) -> None:
+        self.bytes_out += count
+
+    def failed(self, kind: str, detail: str) -> None:
+        """The target refused, reset or did not accept in time: doubt it, and tell the supervisor.
+
+        The doubt bridges the moment until the supervisor's verdict is in the table; where there is no
+        supervisor any more, it ends by itself, later each time.
+        """
+        self.errors += 1
+        self._mark()
+        self._table.report(Evidence(self.index, self.entry.epoch, kind, detail))
+        if self.state == "healthy" and not self.doubted:
+            self.doubted = True
+            self.doubt_epoch = self.entry.epoch
+            length = min(2.0**self._doubts, _LONGEST_DOUBT)
+            self._doubts += 1
+            self._doubt_timer = self._table.loop.call_later(length, self._end_doubt)
+            self.group.refilter()
+
+    def count_error(self) -> None:
+        """An answer that was malformed, cut or late: counted, but no evidence that others will be."""
+        self.errors += 1
+        self._mark()
+
+    def _mark(self) -> None:
+        if not self._dirty:
+            self._dirty = True
+            self._table.dirty.append(self)
+
+    def _end_doubt(self) -> None:
+        if self._doubt_timer is not None:
+            self._doubt_timer.cancel()
+            self._doubt_timer = None
+        if self.doubted:
+            self.doubted = False
+            self.group.refilter()
+
+    def flush(self, now_ns: int, loop_now: float) -> None:
+        """Store the counts in shared memory."""
+        self._dirty = False
+        cells = self._cells
+        base = self._base
+        cells[base + Cell.REQUESTS] = self.requests
+        cells[base + Cell.ERRORS] = self.errors
+        cells[base + Cell.STATUS_5XX] = self.status_5xx
+        cells[base + Cell.CONNECTIONS] = self.connections
+        cells[base + Cell.BYTES_IN] = self.bytes_in
+        cells[base + Cell.BYTES_OUT] = self.bytes_out
+        if self.heard:
+            self.heard = False
+            cells[base + Cell.LAST_BYTE_NS] = now_ns
+        if self.waiting:
+            since = now_ns - int((loop_now - self.waiting_since) * 1e9)
+            cells[base + Cell.WAITING_SINCE_NS] = max(since, 0)
+        cells[base + Cell.WAITING] = self.waiting
+        start = (base + HISTOGRAM) * 8
+        pack_into(_HISTOGRAM_FORMAT, self._table.bytes, start, *self.histogram)
+
+    def close(self) -> None:
+        """The table names it no more. What is in flight goes on to its end."""
+        self._end_doubt()
+        if self.pool is not None:
+            self.pool.close()
+
+
+class GroupRuntime:
+    """A TargetGroup's targets and the choice among them."""
+
+    __slots__ = ("_choose", "_eligible", "_turn", "fail_open", "name", "settings", "targets")
+
+    def __init__(self, settings: TargetGroup, turn: int) -> None:
+        self.name = settings.name
+        self.settings = settings
+        self.targets: list[TargetRuntime] = []
+        self.fail_open = False
+        self._turn = turn
+        self._eligible: list[TargetRuntime] = []
+        self._choose: Callable[[str], TargetRuntime] | None = None
+
+    def refilter(self) -> None:
+        """Who is eligible has changed."""
+        self._eligible, self.fail_open = eligible(self.targets)
+        self._choose = (
+            chooser(self.settings.algorithm, self._eligible, self._turn) if self._eligible else None
+        )
+
+    def pick(self, client: str, tried: Sequence[TargetRuntime]) -> TargetRuntime | None:
+        """A target for a client's request, none of those `tried` for it before."""
+        if not tried:
+            return None if self._choose is None else self._choose(client)
+        others = [target for target in self._eligible if target not in tried]
+        if not others:
+            return None
+        return chooser(self.settings.algorithm, others, self._turn)(client)
+
+
+class TargetTable:
+    """All groups and targets of a worker, kept in step with the snapshots."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        counters: Counters,
+        row: int,
+        report: Callable[[Evidence], None],
+        new_target: Callable[[TargetRuntime], None],
+    ) -> None:
+        self.loop = loop
+        self.counters = counters
+        self.bytes = counters.cells.cast("B")
+        self.row = row
+        self.report = report
+        self.dirty: list[TargetRuntime] = []
+        self.groups: dict[str, GroupRuntime] = {}
+        self.targets: dict[int, TargetRuntime] = {}
+        self._new_target = new_target
+        self._rows: tuple[int, ...] = ()
+
+    def apply(self, snapshot: Snapshot) -> None:
+        """Make groups and targets what `snapshot` says; those that stay keep their state."""
+        rows = tuple(range(max((snapshot.config.workers, *snapshot.slots)) + 1))
+        settings = {group.name: group for group in snapshot.config.target_groups}
+        for name in self.groups.keys() - settings.keys():
+            del self.groups[name]
+        for name, group in settings.items():
+            if name in self.groups:
+                self.groups[name].settings = group
+            else:
+                self.groups[name] = GroupRuntime(group, self.row)
+            self.groups[name].targets = []
+        seen = set()
+        for entry in snapshot.targets:
+            if entry.group not in self.groups:
+                continue
+            seen.add(entry.index)
+            target = self.targets.get(entry.index)
+            if target is not None and target.key == entry.address:
+                target.update(entry)
+            else:
+                if target is not None:
+                    target.close()
+                target = TargetRuntime(self, self.groups[entry.group], entry)
+                self.targets[entry.index] = target
+                self._new_target(target)
+                target.see_rows(rows)
+            target.group = self.groups[entry.group]
+            target.group.targets.append(target)
+        for index in self.targets.keys() - seen:
+            self.targets.pop(index).close()
+        if rows != self._rows:
+            self._rows = rows
+            for target in self.targets.values():
+                target.see_rows(rows)
+        for group_runtime in self.groups.values():
+            group_runtime.refilter()
+
+    def flush(self, loop_now: float) -> None:
+        """Store what changed since the last tick."""
+        if self.dirty:
+            now_ns = time.monotonic_ns()
+            dirty, self.dirty = self.dirty, []
+            for target in dirty:
+                target.flush(now_ns, loop_now)

@@ -1,0 +1,267 @@
+"""One client's connection to a TCP Listener: finds a target that accepts, then leaves it to a Pump.
+
+Nothing is read from the client before a target has accepted, so that every failed connect may be
+tried on another target. Knows no listening socket: the worker accepts, and keeps the connections.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+from typing import Protocol
+
+from fastlb.data_plane.splice import Pump, reset_at_close
+from fastlb.data_plane.target_pool import LOCAL_ERRORS, is_refusal
+from fastlb.data_plane.target_runtime import GroupRuntime, TargetRuntime
+from fastlb.data_plane.timers import TimerWheel
+from fastlb.model.address import Address
+
+_FULL_QUEUE_PAUSE = 0.005
+"""A unix socket whose accept queue is full answers EAGAIN at once, where TCP would wait."""
+
+
+class Owner(Protocol):
+    """What a connection needs of its worker."""
+
+    loop: asyncio.AbstractEventLoop
+    timers: TimerWheel
+    bytes_in: int
+    bytes_out: int
+
+    def connection_opened(self, connection: TcpConnection) -> None: ...
+
+    def connection_closed(self, connection: TcpConnection) -> None: ...
+
+    def count_error(self) -> None: ...
+
+
+class TcpConnection:
+    """Lives from the accepted socket to the end of both sides; `start()` may end it at once.
+
+    A target's latency is the time it took to accept: how long a stream lives says nothing of it.
+    """
+
+    __slots__ = (
+        "_began",
+        "_client",
+        "_client_ip",
+        "_connected_in",
+        "_group",
+        "_idle_timeout",
+        "_owner",
+        "_pause",
+        "_pump",
+        "_target",
+        "_to_target",
+        "_tried",
+        "_watching",
+        "armed_tick",
+        "deadline",
+    )
+
+    def __init__(
+        self,
+        owner: Owner,
+        group: GroupRuntime,
+        idle_timeout: float,
+        client: socket.socket,
+        client_ip: str,
+    ) -> None:
+        self.armed_tick = 0
+        self.deadline = 0.0
+        self._owner = owner
+        self._group = group
+        self._idle_timeout = idle_timeout
+        self._client = client
+        self._client_ip = client_ip
+        self._tried: list[TargetRuntime] = []
+        self._target: TargetRuntime | None = None
+        self._to_target: socket.socket | None = None
+        self._watching = False
+        """The loop tells of the two sockets while a connect takes its time."""
+        self._pause: asyncio.TimerHandle | None = None
+        self._pump: Pump | None = None
+        self._began = 0.0
+        self._connected_in: float | None = None
+
+    def start(self) -> None:
+        self._owner.connection_opened(self)
+        if self._client.family != socket.AF_UNIX:
+            self._client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._try_targets()
+
+    def begin_drain(self) -> None:
+        """Nobody can be told to come again inside a stream: it lives until the drain deadline."""
+
+    def abort(self, reason: str) -> None:
+        if self._pump is not None:
+            self._pump.abort(reason)
+        else:
+            self._leave_target()
+            self._close()
+
+    def on_deadline(self, now: float) -> None:
+        pump = self._pump
+        if pump is None:
+            self._refused_by_target(OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)))
+            return
+        quiet_until = pump.last_activity + self._idle_timeout
+        if quiet_until > now:
+            self._owner.timers.arm(self, quiet_until)
+        else:
+            pump.abort("idle")
+
+    # -- connecting
+
+    def _try_targets(self) -> None:
+        """Begin a connect to the next target; a client for whom none is left is reset."""
+        if len(self._tried) <= self._group.settings.retries:
+            target = self._group.pick(self._client_ip, self._tried)
+            if target is not None:
+                self._tried.append(target)
+                self._connect(target)
+                return
+        self._owner.count_error()
+        self._close()
+
+    def _connect(self, target: TargetRuntime) -> None:
+        self._target = target
+        target.begin()
+        loop = self._owner.loop
+        self._began = loop.time()
+        try:
+            self._to_target = socket.socket(
+                _family(target.address), socket.SOCK_STREAM | socket.SOCK_NONBLOCK
+            )
+        except OSError as error:
+            self._refused_by_target(error)
+            return
+        self._owner.timers.arm(self, self._began + self._group.settings.connect_timeout)
+        self._ask()
+
+    def _ask(self) -> None:
+        """Ask the kernel how far the connect is; again when the loop tells of the socket."""
+        target, to_target = self._target, self._to_target
+        assert target is not None
+        assert to_target is not None
+        where = _kernel_address(target.address)
+        code = to_target.connect_ex(where)
+        if code == errno.EINPROGRESS:
+            # On one host the answer is often there by now: a call instead of a round of the loop.
+            code = to_target.connect_ex(where)
+        if code == 0:
+            if _is_itself(to_target, target.address):
+                code = errno.ECONNREFUSED
+            else:
+                self._connected(target, to_target)
+                return
+        if code in (errno.EALREADY, errno.EINPROGRESS):
+            self._watch(to_target)
+        elif code == errno.EAGAIN:
+            self._pause = self._owner.loop.call_later(_FULL_QUEUE_PAUSE, self._ask)
+        else:
+            self._refused_by_target(OSError(code, os.strerror(code)))
+
+    def _watch(self, to_target: socket.socket) -> None:
+        if not self._watching:
+            self._watching = True
+            self._owner.loop.add_writer(to_target.fileno(), self._ask)
+            self._owner.loop.add_reader(self._client.fileno(), self._look_at_client)
+
+    def _look_at_client(self) -> None:
+        """A client that reset is gone. One that has ended its side may wait for an answer."""
+        try:
+            self._client.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self.abort(str(error))
+            return
+        # Its bytes stay in the kernel, and so would wake the loop for ever.
+        self._owner.loop.remove_reader(self._client.fileno())
+
+    def _refused_by_target(self, error: OSError) -> None:
+        target = self._target
+        assert target is not None
+        self._leave_target()
+        if error.errno not in LOCAL_ERRORS:
+            kind = "timeout" if error.errno == errno.ETIMEDOUT else "reset"
+            if is_refusal(error):
+                kind = "refused"
+            target.failed(kind, f"{(error.strerror or str(error)).lower()} on {target.address}")
+        self._try_targets()
+
+    def _leave_target(self) -> None:
+        """End the connect in progress, if there is one."""
+        self._end_watch()
+        target, self._target = self._target, None
+        to_target, self._to_target = self._to_target, None
+        if to_target is not None:
+            to_target.close()
+        if target is not None:
+            target.end(None)
+
+    def _end_watch(self) -> None:
+        if self._pause is not None:
+            self._pause.cancel()
+            self._pause = None
+        if self._watching:
+            self._watching = False
+            assert self._to_target is not None
+            self._owner.loop.remove_writer(self._to_target.fileno())
+            self._owner.loop.remove_reader(self._client.fileno())
+
+    # -- connected
+
+    def _connected(self, target: TargetRuntime, to_target: socket.socket) -> None:
+        self._end_watch()
+        owner = self._owner
+        self._connected_in = owner.loop.time() - self._began
+        target.connections += 1
+        if to_target.family != socket.AF_UNIX:
+            to_target.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._pump = Pump(owner.loop, self._client, to_target, self._on_pump_done, target)
+        owner.timers.arm(self, self._pump.last_activity + self._idle_timeout)
+        self._pump.start()
+
+    def _on_pump_done(self, pump: Pump, _reason: str) -> None:
+        target = self._target
+        assert target is not None
+        self._pump = self._target = self._to_target = None
+        target.connections -= 1
+        target.end(self._connected_in)
+        owner = self._owner
+        owner.bytes_in += pump.bytes_a_to_b
+        owner.bytes_out += pump.bytes_b_to_a
+        owner.timers.disarm(self)
+        owner.connection_closed(self)
+
+    def _close(self) -> None:
+        """End the client by a reset, which it cannot take for an empty answer."""
+        if self._client.fileno() != -1:
+            reset_at_close(self._client)
+            self._client.close()
+            self._owner.timers.disarm(self)
+            self._owner.connection_closed(self)
+
+
+def _family(address: Address) -> socket.AddressFamily:
+    if address.is_unix:
+        return socket.AF_UNIX
+    return socket.AF_INET6 if ":" in address.host else socket.AF_INET
+
+
+def _kernel_address(address: Address) -> str | tuple[str, int]:
+    return address.path if address.is_unix else (address.host, address.port)
+
+
+def _is_itself(to_target: socket.socket, address: Address) -> bool:
+    """Nobody listens there, but the kernel chose that very port for our side and joined the ends."""
+    if address.is_unix or to_target.getsockname()[1] != address.port:
+        return False
+    try:
+        return bool(to_target.getsockname() == to_target.getpeername())
+    except OSError:
+        return False  # reset already, so by somebody else

@@ -1,0 +1,89 @@
+"""One coarse timer wheel a worker: deadlines of connections, exact to a tick, nearly free to move.
+
+A deadline that moves later, as it does with each request, costs two attribute stores: the item stays in
+its old bucket, and is put off when that comes up. Knows nothing of what the deadlines are for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+TICK = 0.1
+"""Seconds. Fine enough for the least timeout that makes sense here, and ten wake-ups a second cost nothing."""
+
+NEVER = float("inf")
+
+
+class Timed(Protocol):
+    """What can be armed. `armed_tick` is the wheel's own; begin with 0 and leave it alone."""
+
+    deadline: float
+    armed_tick: int
+
+    def on_deadline(self, now: float) -> None:
+        """The deadline has passed; nothing is armed any more."""
+
+
+class TimerWheel:
+    """Call `start()` in the loop; `now` is loop.time() of the last tick."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, on_tick: Callable[[], None]) -> None:
+        self._loop = loop
+        self._on_tick = on_tick
+        self._handle: asyncio.TimerHandle | None = None
+        self._buckets: dict[int, set[Timed]] = {}
+        self.now = loop.time()
+        self._last_tick = int(self.now / TICK)
+
+    def start(self) -> None:
+        self._handle = self._loop.call_later(TICK, self._run)
+
+    def stop(self) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+
+    def arm(self, item: Timed, deadline: float) -> None:
+        """Call `item.on_deadline` once when `deadline` (loop time) has passed, at most a tick later."""
+        item.deadline = deadline
+        armed = item.armed_tick
+        if armed:
+            if deadline >= armed * TICK:
+                return
+            self._buckets[armed].discard(item)
+        # One tick more than the quotient, so that it never fires early; never into the past.
+        tick = max(int(deadline / TICK), self._last_tick) + 1
+        item.armed_tick = tick
+        bucket = self._buckets.get(tick)
+        if bucket is None:
+            self._buckets[tick] = {item}
+        else:
+            bucket.add(item)
+
+    def disarm(self, item: Timed) -> None:
+        """Forget `item`; to be called when its connection ends, so that the wheel holds no dead ones."""
+        if item.armed_tick:
+            self._buckets[item.armed_tick].discard(item)
+            item.armed_tick = 0
+
+    def _run(self) -> None:
+        self._handle = self._loop.call_later(TICK, self._run)
+        self.advance(self._loop.time())
+        self._on_tick()
+
+    def advance(self, now: float) -> None:
+        """Fire what is due at `now`."""
+        self.now = now
+        current = int(now / TICK)
+        for tick in range(self._last_tick + 1, current + 1):
+            self._last_tick = tick
+            for item in self._buckets.pop(tick, ()):
+                if item.armed_tick != tick:
+                    continue  # disarmed, or moved, by one that fired before it
+                item.armed_tick = 0
+                if item.deadline <= now:
+                    item.on_deadline(now)
+                elif item.deadline != NEVER:
+                    self.arm(item, item.deadline)

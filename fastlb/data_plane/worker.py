@@ -1,0 +1,281 @@
+"""The life of a worker process: starts its loop, follows the table, serves its slots, drains, ends.
+
+Composes the data plane; decides nothing about single requests. Its supervisor may die: it then serves
+every slot with the last table until a new supervisor asks for its sockets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import resource
+import signal
+import socket
+import sys
+
+import uvloop
+
+from fastlb.data_plane.acceptor import Accepted, Acceptor, Crowd
+from fastlb.data_plane.access_log import AccessLog
+from fastlb.data_plane.http_server import HttpConnection
+from fastlb.data_plane.listener_runtime import HttpListener, TcpListener
+from fastlb.data_plane.worker_state import WorkerState
+from fastlb.target_table.counters import Counters
+from fastlb.target_table.handover import answer_takeover, bind_handover_socket, listener_key
+from fastlb.target_table.layout import Snapshot
+from fastlb.target_table.pipe import (
+    Drain,
+    Ready,
+    Relieve,
+    Stop,
+    TableChanged,
+    WorkerStart,
+    receive,
+    send,
+)
+from fastlb.target_table.reader import TableReader
+
+log = logging.getLogger("fastlb.worker")
+
+LAST_ACCEPTS = 0.1
+"""Seconds between closing the duplicates of others' slots and emptying our own: by then every other
+worker has closed its duplicates too, so that each queue is emptied and closed in one go."""
+
+
+def worker_main(start: WorkerStart) -> None:
+    """The whole of a worker process; returns when it has drained."""
+    # The terminal's Ctrl-C goes to the whole group: the supervisor alone decides how to stop.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=logging.INFO,
+        format=f"%(asctime)s %(levelname)s worker {start.index} (pid {os.getpid()}): %(message)s",
+    )
+    logging.raiseExceptions = False  # standard error may be gone with the terminal
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    loop = uvloop.new_event_loop()
+    asyncio.set_event_loop(loop)
+    try:
+        loop.run_until_complete(Worker(loop, start).run())
+    finally:
+        loop.close()
+
+
+class Worker:
+    """One worker process."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, start: WorkerStart) -> None:
+        self._loop = loop
+        self._start = start
+        self._pipe = start.pipe
+        self._counters = Counters(start.counters.fd)
+        self._reader = TableReader(start.table.fd)
+        self._state = WorkerState(loop, self._counters, start.index, start.pipe, self._on_tick)
+        self._crowd = Crowd(self._state)
+        self._snapshot: Snapshot | None = None
+        self._http: dict[str, HttpListener] = {}
+        self._tcp: dict[str, TcpListener] = {}
+        self._adopting: set[asyncio.Task[None]] = set()
+        self._orphaned = False
+        self._ended: asyncio.Future[None] = loop.create_future()
+        self._acceptors: list[tuple[str, Acceptor]] = []
+        for key, sockets in start.listen.items():
+            for slot, listening in enumerate(sockets):
+                listening.setblocking(False)
+                accepted = (
+                    self._tcp_accepted(key) if key.startswith("tcp:") else self._http_accepted(key)
+                )
+                acceptor = Acceptor(
+                    self._state, self._crowd, listening, slot, accepted, self._relieve
+                )
+                self._acceptors.append((key, acceptor))
+
+    async def run(self) -> None:
+        """Serve until drained or stopped."""
+        state = self._state
+        handover = bind_handover_socket(self._start.run_dir)
+        path = handover.getsockname()
+        answering = self._loop.create_task(
+            answer_takeover(handover, self._start, lambda: self._orphaned, self._drain)
+        )
+        self._pipe.setblocking(False)
+        self._loop.add_reader(self._pipe.fileno(), self._on_pipe)
+        self._loop.add_signal_handler(signal.SIGTERM, self._on_sigterm)
+        state.timers.start()
+        self._follow_table()
+        # What is there now lives as long as the process: the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(10_000, 20, 50)
+        try:
+            await self._ended
+        finally:
+            answering.cancel()
+            handover.close()
+            try:
+                os.unlink(path)
+            except FileNotFoundError:
+                pass
+            state.timers.stop()
+            self._loop.remove_reader(self._pipe.fileno())
+            for connection in tuple(state.connections):
+                connection.abort("stopping")
+            await asyncio.sleep(0)
+            state.flush()
+            if state.access_log is not None:
+                state.access_log.close()
+
+    # -- the table
+
+    def _follow_table(self) -> None:
+        """Act on the current snapshot, if it is another than the last."""
+        state = self._state
+        if self._reader.words[0] == state.generation:
+            return
+        found = self._reader.read()
+        if found is None:
+            return
+        first = self._snapshot is None
+        generation, snapshot = found
+        renewed = first or self._snapshot is None or snapshot.config_id != self._snapshot.config_id
+        self._snapshot = snapshot
+        state.targets.apply(snapshot)
+        state.generation = generation
+        self._crowd.see_rows(max((snapshot.config.workers, *snapshot.slots)) + 1)
+        if renewed:
+            self._configure(snapshot)
+        if not state.draining:
+            self._assign(snapshot)
+        for connection in tuple(state.connections):
+            if isinstance(connection, HttpConnection):
+                connection.leave_suspects()
+        if first:
+            send(self._pipe, Ready())
+
+    def _configure(self, snapshot: Snapshot) -> None:
+        config = snapshot.config
+        logging.getLogger().setLevel(config.log_level.upper())
+        if config.access_log != "off" and self._state.access_log is None:
+            self._state.access_log = AccessLog(config.access_log)
+        for listener in config.listeners:
+            key = listener_key(listener)
+            if listener.protocol == "tcp":
+                self._tcp[key] = TcpListener(self._state, listener)
+            else:
+                self._http[key] = HttpListener(listener, self._state.targets.groups)
+
+    def _assign(self, snapshot: Snapshot) -> None:
+        limit = snapshot.config.max_connections
+        for key, acceptor in self._acceptors:
+            slot = acceptor.slot
+            # Without a supervisor nobody passes a dead worker's slot on: then all serve all.
+            mine = self._orphaned or (
+                slot < len(snapshot.slots) and snapshot.slots[slot] == self._start.index
+            )
+            if mine and (key in self._http or key in self._tcp):
+                acceptor.serve(limit)
+            elif acceptor.wanted:
+                acceptor.leave()
+
+    def _on_tick(self) -> None:
+        self._state.on_tick()
+        self._follow_table()
+
+    # -- connections
+
+    def _http_accepted(self, key: str) -> Accepted:
+        state = self._state
+
+        def accepted(connection: socket.socket, address: str, refused: bool) -> None:
+            protocol = HttpConnection(state, self._http[key], address, refused)
+            state.connection_opened(protocol)
+            task = self._loop.create_task(self._adopt(connection, protocol))
+            self._adopting.add(task)
+            task.add_done_callback(self._adopting.discard)
+
+        return accepted
+
+    async def _adopt(self, connection: socket.socket, protocol: HttpConnection) -> None:
+        try:
+            await self._loop.connect_accepted_socket(lambda: protocol, connection)
+        except OSError as error:
+            log.warning("a new connection from %s failed: %s", protocol.peer, error)
+            connection.close()
+            self._state.connection_closed(protocol)
+
+    def _tcp_accepted(self, key: str) -> Accepted:
+        def accepted(connection: socket.socket, address: str, refused: bool) -> None:
+            self._tcp[key].accepted(connection, address, refused)
+
+        return accepted
+
+    def _relieve(self, slot: int) -> bool:
+        return not self._orphaned and send(self._pipe, Relieve(slot))
+
+    # -- the supervisor's words, and its absence
+
+    def _on_pipe(self) -> None:
+        changed = False
+        while True:
+            try:
+                message = receive(self._pipe)
+            except BlockingIOError:
+                break
+            if message is None:
+                self._on_orphaned()
+                return
+            if isinstance(message, TableChanged):
+                changed = True
+            elif isinstance(message, Drain):
+                self._drain(message.seconds)
+            elif isinstance(message, Stop):
+                self._end()
+        if changed:
+            self._follow_table()
+
+    def _on_orphaned(self) -> None:
+        self._orphaned = True
+        self._loop.remove_reader(self._pipe.fileno())
+        if self._state.draining:
+            return
+        log.warning("the supervisor is gone; serving on with the last target table")
+        if self._snapshot is None:
+            self._end()  # never had a table: of no use to anybody
+        else:
+            self._assign(self._snapshot)
+
+    def _on_sigterm(self) -> None:
+        self._drain(self._snapshot.config.drain_timeout if self._snapshot is not None else 0.0)
+
+    def _drain(self, seconds: float) -> None:
+        """Empty the accept queues, finish what is in flight within `seconds`, end."""
+        state = self._state
+        if state.draining:
+            return
+        state.draining = True
+        state.drain_grace = min(state.drain_grace, seconds)
+        for _, acceptor in self._acceptors:
+            if not acceptor.wanted:
+                acceptor.empty_and_close()
+        self._loop.call_later(min(LAST_ACCEPTS, seconds), self._stop_accepting)
+        self._loop.call_later(seconds, self._end)
+
+    def _stop_accepting(self) -> None:
+        for _, acceptor in self._acceptors:
+            acceptor.empty_and_close()
+        self._acceptors.clear()
+        self._end_when_idle()
+
+    def _end_when_idle(self) -> None:
+        if not self._state.connections and not self._adopting:
+            self._end()
+        elif not self._ended.done():
+            self._loop.call_later(0.02, self._end_when_idle)
+
+    def _end(self) -> None:
+        if not self._ended.done():
+            self._ended.set_result(None)
