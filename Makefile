@@ -39,5 +39,9 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# The settings in README.md are made from the declarations in fastlb/model.
+docs: $(VENV)/.run
+	$(BIN)/python -m fastlb.cli.reference README.md
+
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

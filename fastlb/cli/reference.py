@@ -33,9 +33,9 @@ SECTIONS: tuple[tuple[str, type], ...] = (
 HEAD = """\
 Every setting is a key of the TOML file, and most are flags of `fastlb run` too; a flag overrides
 the file. TIME is written with its unit: `500ms`, `2s`, `1m`, `1h`. SIZE is `4096`, `64KiB` or
-`1MB`. RANGES are `200-399,404`. All of them are texts in the file (`"2s"`) and bare as flags (`2s`).
-`fastlb check` says every error of a file; `fastlb check --print` shows what it comes to, with
-every default.
+`1MB`. RANGES are `200-399,404`. In the file they are texts (`"2s"`), N is a number and `CIDR,...`
+a list (`["10.0.0.0/8", "::1"]`). `fastlb check` says every error of a file; `fastlb check --print`
+shows what it comes to, with every default.
 
 | Flag | What it says |
 |---|---|
@@ -91,7 +91,8 @@ by weight: 0 to 999 |
 | `redirect = { status = 302, protocol = "#{protocol}", host = "#{host}", port = "#{port}", \
 path = "/#{path}", query = "#{query}" }` | answers with that Location; these are the defaults, \
 and one of protocol, host, port and path must differ; a status is 301, 302, 303, 307 or 308. The \
-port stays the request's where only the protocol changes: say `port = 443` with `protocol = "https"` |
+port stays the request's where only the protocol changes: say `port = 443` with \
+`protocol = "https"` |
 | `fixed_response = { status = 503, body = "", content_type = "text/plain" }` | answers by itself; \
 these are the defaults |
 """

@@ -30,10 +30,17 @@ WORKER_HEADS = (
 )
 INDENT = "  "
 SHORTEST_REASON = 24
+LONGEST_ADDRESS = 21
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Rich would leave with status 1; that nobody reads on is no failure."""
+        raise
 
 
 def show(document: dict[str, Any], out: TextIO) -> None:
-    console = Console(file=out, highlight=False)
+    console = _Console(file=out, highlight=False)
     width = console.width if console.is_terminal else None
     for line in render(document, width):
         console.print(line, soft_wrap=True)
@@ -74,28 +81,44 @@ def _group(group: dict[str, Any], width: int | None) -> list[Text]:
     targets = group["targets"]
     if not targets:
         return [head, *about, Text(INDENT + "no targets", "yellow")]
-    rows = [_target(one) for one in targets]
-    heads, *lines = _table(TARGET_HEADS, rows, right=(2, 3, 4, 5, 6))
-    reasons = [_clean(one["reason"] or "") for one in targets]
-    table_width = max(len(line) for line in (heads, *lines))
-    longest = max(map(len, reasons))
-    if width is None or table_width + 2 + longest <= width:
+    if width is None:
+        rows = [[_with_notes(one["address"], one), *_figures(one)] for one in targets]
+        heads, *lines = _table(TARGET_HEADS, rows, right=(2, 3, 4, 5, 6))
         heads.append(INDENT + "REASON")
-        placed = [line.append(INDENT + reason) for line, reason in zip(lines, reasons, strict=True)]
+        placed = [
+            line.append(INDENT + _clean(_reason(one)))
+            for line, one in zip(lines, targets, strict=True)
+        ]
         return [head, *about, heads, *placed]
+    rows = [[_short(one["address"]), *_figures(one)] for one in targets]
+    heads, *lines = _table(TARGET_HEADS, rows, right=(2, 3, 4, 5, 6))
     placed = []
-    for line, reason in zip(lines, reasons, strict=True):
-        placed += [line, *(_wrapped(reason, width, INDENT * 2) if reason else [])]
+    for line, one, row in zip(lines, targets, rows, strict=True):
+        name = "" if row[0] == one["address"] else one["address"]
+        remark = "; ".join(part for part in (name, _with_notes(_reason(one), one)) if part)
+        placed += [line, *_wrapped(_clean(remark), width, INDENT * 2)]
     return [head, *about, heads, *placed]
 
 
-def _target(target: dict[str, Any]) -> list[str]:
+def _short(address: str) -> str:
+    """An address that leaves room for the figures: of a long one the end says most."""
+    return address if len(address) <= LONGEST_ADDRESS else "…" + address[1 - LONGEST_ADDRESS :]
+
+
+def _reason(target: dict[str, Any]) -> str:
+    """Why a target is in its state; a suspect one stalls, and gets no more until it answers."""
+    return "; ".join(filter(None, ["suspect" if target["suspect"] else "", target["reason"]]))
+
+
+def _with_notes(text: str, target: dict[str, Any]) -> str:
     notes = [f"weight {target['weight']}"] if target["weight"] != 1 else []
     notes += ["backup"] if target["backup"] else []
-    name = f"{target['address']} ({', '.join(notes)})" if notes else target["address"]
+    return f"{text} ({', '.join(notes)})" if notes else text
+
+
+def _figures(target: dict[str, Any]) -> list[str]:
     return [
-        name,
-        target["state"] + (" suspect" if target["suspect"] else ""),
+        target["state"],
         str(target["in_flight"]),
         str(target["requests"]),
         str(target["errors"]),
