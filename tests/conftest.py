@@ -1,0 +1,75 @@
+"""Fixtures of all tests, and the check at the end that nothing was left behind."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.support.fastlb import FastlbProcess
+from tests.support.load import LoadClient
+from tests.support.processes import kill_all, new_run_root, processes_of, shared_memory_names
+from tests.support.raw_target import RawTarget, Script
+from tests.support.targets import DemoTarget
+
+
+@pytest.fixture(scope="session")
+def run_root() -> Iterator[Path]:
+    """Holds the run-time folders of the whole session; whoever still belongs to one is a fault."""
+    before = shared_memory_names()
+    root = new_run_root()
+    yield root
+    left = processes_of(root)
+    kill_all(left)
+    shutil.rmtree(root)
+    assert not left, f"processes {left} outlived the tests"
+    assert shared_memory_names() <= before, "something of fastlb is left in /dev/shm"
+
+
+@pytest.fixture
+def start_fastlb(run_root: Path) -> Iterator[Callable[..., FastlbProcess]]:
+    """Starts `fastlb run`: arguments as of FastlbProcess without `root`. All end with the test."""
+    with ExitStack() as stack:
+
+        def start(*arguments: str, **options: object) -> FastlbProcess:
+            return stack.enter_context(
+                FastlbProcess(run_root, *arguments, **options)  # type: ignore[arg-type]
+            )
+
+        yield start
+
+
+@pytest.fixture
+def start_demo() -> Iterator[Callable[..., DemoTarget]]:
+    """Starts a demo app; it ends with the test."""
+    with ExitStack() as stack:
+
+        def start(name: str = "demo", path: Path | None = None) -> DemoTarget:
+            return stack.enter_context(DemoTarget(name, path))
+
+        yield start
+
+
+@pytest.fixture
+def start_raw_target() -> Iterator[Callable[..., RawTarget]]:
+    """Starts a RawTarget with a script; it ends with the test."""
+    with ExitStack() as stack:
+
+        def start(script: Script | None = None, **options: int) -> RawTarget:
+            return stack.enter_context(RawTarget(script, **options))
+
+        yield start
+
+
+@pytest.fixture
+def start_load() -> Iterator[Callable[..., LoadClient]]:
+    """Starts a load client: arguments as of LoadOptions. It ends with the test."""
+    with ExitStack() as stack:
+
+        def start(port: int, **options: object) -> LoadClient:
+            return stack.enter_context(LoadClient(port, **options))
+
+        yield start
