@@ -87,7 +87,7 @@ def parse(line: str) -> dict[str, Any]:
 
 def nobody_answers(name: str, folder: Path) -> str:
     """What is there instead of a supervisor: orphans that serve, other instances, nothing."""
-    orphans = [path for path in sorted(folder.glob(WORKER_SOCKETS)) if _answers(path)]
+    orphans = [path for path in sorted(folder.glob(WORKER_SOCKETS)) if _accepts(path)]
     if orphans:
         pids = ", ".join(re.sub(r"\D", "", path.name) for path in orphans)
         return (
@@ -96,13 +96,21 @@ def nobody_answers(name: str, folder: Path) -> str:
             "without a refused request"
         )
     others = sorted(
-        path.parent.name for path in folder.parent.glob(f"*/{CONTROL}") if _answers(path)
+        path.parent.name for path in folder.parent.glob(f"*/{CONTROL}") if _serves(path)
     )
     running = f"; running here: {', '.join(others)}" if others else ""
     return f"no instance named {name!r} is running ({folder / CONTROL} does not answer){running}"
 
 
-def _answers(path: Path) -> bool:
+def _serves(path: Path) -> bool:
+    try:
+        _exchange(path, json.dumps({"command": "status"}))
+    except (OSError, EOFError):
+        return False
+    return True
+
+
+def _accepts(path: Path) -> bool:
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(ANSWER_SECONDS)

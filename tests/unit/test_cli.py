@@ -387,7 +387,7 @@ def test_status_asks_and_shows(instances: Path, capsys: pytest.CaptureFixture[st
 def test_status_of_nobody(instances: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["status"]) == 1
     assert "no instance named 'default' is running" in capsys.readouterr().err
-    with answering(instances / "other" / "control.sock", b""):
+    with answering(instances / "other" / "control.sock", b"{}\n"):
         assert run(["status", "--name", "mine"]) == 1
         assert capsys.readouterr().err.endswith("; running here: other\n")
     assert run(["status", "--name", "../x"]) == 1
