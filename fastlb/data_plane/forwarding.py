@@ -8,7 +8,7 @@ Knows both sides' connections and no listening socket.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import Protocol
 
@@ -69,71 +69,43 @@ class Client(Protocol):
 class Exchange:
     """One request and its response."""
 
-    __slots__ = (
-        "_body",
-        "_body_bytes",
-        "_body_left",
-        "_chunk_out",
-        "_connecting",
-        "_decoder",
-        "_retrying",
-        "_sent",
-        "_tried",
-        "_tries",
-        "_until_close",
-        "_waits",
-        "began",
-        "bytes_out",
-        "client",
-        "connection",
-        "group",
-        "head",
-        "is_head",
-        "over",
-        "request_done",
-        "response_begun",
-        "status",
-        "target",
-        "trace",
-        "wants_upgrade",
-    )
+    # Class attributes, not __slots__: most requests leave most of them as they are, and what is not
+    # set costs nothing.
+    target: TargetRuntime | None = None
+    connection: TargetConnection | None = None
+    trace = b""
+    status = 0
+    """Of the final response, once its head went to the client."""
+    bytes_out = 0
+    over = False
+    request_done = True
+    response_begun = False
+    _sent = False
+    _waits = False
+    _retrying = False
+    _chunk_out = False
+    _tries = 0
+    _tried: Sequence[TargetRuntime] = ()
+    _connecting: asyncio.Task[None] | None = None
+    _body: list[bytes] | None = None
+    _body_bytes = 0
+    _body_left = 0
+    _decoder: ChunkedDecoder | None = None
 
     def __init__(self, client: Client, head: RequestHead, group: GroupRuntime) -> None:
         self.client = client
         self.head = head
         self.group = group
-        self.target: TargetRuntime | None = None
-        self.connection: TargetConnection | None = None
-        self.trace = b""
         self.began = perf_counter()
-        self.status = 0
-        self.bytes_out = 0
-        self.over = False
         self.is_head = head.method == b"HEAD"
         block = head.block
         self.wants_upgrade = bool(block.upgrade)
-        self.response_begun = False
-        self._sent = False
-        self._waits = False
-        self._retrying = False
-        self._tries = 0
-        self._tried: list[TargetRuntime] = []
-        self._connecting: asyncio.Task[None] | None = None
-        self._chunk_out = False
-        self._until_close = False
-        self._body: list[bytes] | None = None
-        self._body_bytes = 0
-        self._body_left = block.content_length
-        self._decoder: ChunkedDecoder | None = None
-        if block.chunked:
-            self._decoder = ChunkedDecoder()
-            self._body = []
+        if block.chunked or block.content_length:
             self.request_done = False
-        elif block.content_length:
             self._body = []
-            self.request_done = False
-        else:
-            self.request_done = True
+            self._body_left = block.content_length
+            if block.chunked:
+                self._decoder = ChunkedDecoder()
 
     # -- the request
 
@@ -316,7 +288,6 @@ class Exchange:
         client = self.client
         if not whole and block.length is None:
             keep = False
-            self._until_close = True
             client.close_after()
         connection = b"Connection: keep-alive\r\n" if keep else b"Connection: close\r\n"
         client.write(b"".join((head.line, block.forwarded, connection, b"\r\n", data[end:])))
@@ -407,7 +378,7 @@ class Exchange:
         ):
             return
         self._tries += 1
-        self._tried.append(target)
+        self._tried = (*self._tried, target)
         self._drop_connection()
         self._detach()
         self._resend(self._elsewhere)
@@ -432,7 +403,7 @@ class Exchange:
         assert target is not None
         retries = self.group.settings.retries
         allowed = retries > 0 and (unsent or self._tries < retries)
-        self._tried.append(target)
+        self._tried = (*self._tried, target)
         if (
             not allowed
             or not self._may_send_again()

@@ -87,7 +87,7 @@ class HeaderBlock:
     """A complete request without a body on a connection that stays: the next may be compared with it."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made for each message, and that makes it dear
 class RequestHead:
     """One request's line and its fields. `target` is in origin form, or `*`."""
 

@@ -46,7 +46,7 @@ class ResponseBlock:
     upgrade: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made for each message, and that makes it dear
 class ResponseHead:
     """`line` is the status line with its CRLF, always of HTTP/1.1."""
 
