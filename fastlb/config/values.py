@@ -120,7 +120,7 @@ def format_bytes(size: int) -> str:
     return f"{size}B"
 
 
-def read_text(raw: object, expected: str = "a text") -> str:
+def read_text(raw: object, expected: str = "one line of text") -> str:
     if not isinstance(raw, str) or not raw or _CONTROL.search(raw):
         raise wrong(expected, raw)
     return raw

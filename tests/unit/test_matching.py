@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastlb.model.address import Address
@@ -193,6 +193,7 @@ patterns = st.text(alphabet="ab*?.\n", max_size=8)
 texts = st.text(alphabet="ab.\n", max_size=10)
 
 
+@settings(deadline=None)
 @given(patterns, texts)
 def test_wildcards_are_those_of_fnmatch(pattern: str, text: str) -> None:
     found = re.compile(wildcard_regex(pattern), re.DOTALL).match(text)
@@ -202,6 +203,7 @@ def test_wildcards_are_those_of_fnmatch(pattern: str, text: str) -> None:
 paths = st.lists(patterns, max_size=3).map(tuple)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(paths, paths), max_size=8),
     st.lists(st.tuples(texts, texts), min_size=1, max_size=5),
@@ -261,6 +263,7 @@ def test_no_weight_at_all_is_an_error() -> None:
         choose_group(shares(0, 0), 0.5)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.integers(0, 999), min_size=2, max_size=6).filter(any),
     st.floats(0, 1, exclude_max=True),
@@ -315,6 +318,7 @@ def test_where_a_redirect_leads(
 anything = st.text(max_size=20)
 
 
+@settings(deadline=None)
 @given(anything, anything, anything, st.sampled_from([Redirect(), Redirect(host="", path="/")]))
 def test_a_location_is_printable_ascii_and_its_host_is_the_request_s(
     host: str, path: str, query: str, redirect: Redirect
