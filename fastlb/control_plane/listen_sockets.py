@@ -168,13 +168,12 @@ def holders_of(place: Place) -> dict[int, str]:
     holders: dict[int, str] = {}
     if not wanted:
         return holders
-    for entry in os.scandir("/proc"):
-        if not entry.name.isdigit():
-            continue
+    for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
-            if any(os.readlink(fd.path) in wanted for fd in os.scandir(f"{entry.path}/fd")):
-                command = Path(entry.path, "cmdline").read_bytes().replace(b"\0", b" ")
-                holders[int(entry.name)] = command.decode(errors="replace").strip()[:80]
+            fds = f"/proc/{pid}/fd"
+            if any(os.readlink(f"{fds}/{fd}") in wanted for fd in os.listdir(fds)):
+                command = Path("/proc", pid, "cmdline").read_bytes().replace(b"\0", b" ")
+                holders[int(pid)] = command.decode(errors="replace").strip()[:80]
         except OSError:
             continue  # not ours to look into, or gone meanwhile
     return holders
