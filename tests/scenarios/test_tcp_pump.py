@@ -447,6 +447,7 @@ def test_abort_with_bytes_in_a_pipe(pumps: Pumps, kind: str) -> None:
     """The pipe's bytes belong to nobody else: it is closed, not given to the next."""
     link = pumps.link(kind)
     flow = link.pump._a_to_b
+    flow.bulk = True
     with ThreadPoolExecutor() as pool:
         sending = pool.submit(link.client.sendall, bytes(64 * MIB))
         eventually(lambda: flow.pipe is not None)
