@@ -36,6 +36,8 @@ TICK = 0.1
 MOST_IN_FLIGHT = 256
 MOST_A_TURN = 32
 """Probes started in one turn of the loop: evidence never waits behind a thousand of them."""
+TOGETHER = 0.05
+"""Regular checks are due at multiples of this: ten in one turn of the loop cost half of ten turns."""
 GOLDEN_RATIO = 0.61803398875
 
 
@@ -125,13 +127,11 @@ class HealthMonitor:
         if target is None:
             return
         seen = RequestFailed(evidence.epoch, evidence.kind, evidence.detail)
-        self._observe(target, seen)
-
-    def _observe(self, target: RegisteredTarget, seen: Observation) -> None:
-        if self._registry.observe(target, seen) is not None:
-            watched = self._watched.get(target.index)
-            if watched is not None and watched.probing is None:
-                self._reschedule(watched)
+        watched = self._watched.get(target.index)
+        if self._registry.observe(target, seen) is not None and watched is not None:
+            # What a probe from before would say does not count any more; it may take its time-out.
+            self._forget_probe(watched)
+            self._reschedule(watched)
 
     # -- the schedule
 
@@ -162,11 +162,13 @@ class HealthMonitor:
         interval = health.check.interval
         if due is not None and health.ejected_at is None and due - now > interval / 2:
             if watched.spread:
-                due = now + (due - now) * (0.9 + 0.1 * self._jitter())
+                due = now + (due - now) * (0.95 + 0.1 * self._jitter())
             else:
                 # All were probed together at the start; from now on each has its own moment.
                 due = now + interval * _own_moment(watched.index)
                 watched.spread = True
+            if interval >= 1:
+                due = math.floor(due / TOGETHER) * TOGETHER
         self._schedule(watched, due)
 
     def _schedule(self, watched: _Watched, due: float | None) -> None:
@@ -318,7 +320,8 @@ class HealthMonitor:
             if watched.probing is None:
                 self._begin(watched)
             return
-        self._observe(watched.target, seen)
+        if self._registry.observe(watched.target, seen) is not None and watched.probing is None:
+            self._reschedule(watched)
         if watched.target.health.suspect:
             self._suspects.add(watched.index)
         else:

@@ -386,6 +386,29 @@ def test_evidence_ejects_and_a_check_brings_back_at_once(make_target: MakeTarget
     run(scenario())
 
 
+def test_evidence_does_not_wait_for_a_probe_that_hangs(make_target: MakeTarget) -> None:
+    target = make_target(says(OK))
+    release = threading.Event()
+
+    def hangs(sock: socket.socket, request: bytes) -> None:
+        release.wait(5)
+
+    async def scenario() -> None:
+        check = replace(HTTP, interval=0.1, timeout=30.0)
+        async with Watch([target.address], check) as watch:
+            await watch.monitor.first_round(WITHIN)
+            target.answer = hangs
+            before = len(target.requests)
+            await until(lambda: len(target.requests) > before, "a probe hangs")
+            target.answer = says(OK)
+            watch.fails()
+            assert watch.state() == "unhealthy"
+            release.set()
+            await until(lambda: watch.state() == "healthy", "a new probe brought it back")
+
+    run(scenario())
+
+
 def test_a_dead_target_stays_out_and_comes_back_when_it_listens_again(tmp_path: Path) -> None:
     path = tmp_path / "app.sock"
     target = RawTarget(says(OK), path)

@@ -7,6 +7,8 @@ import socket
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fastlb.control_plane.stall_detection import Decision, Sight, decide
 from fastlb.control_plane.target_registry import TargetRegistry, resolve
@@ -319,3 +321,31 @@ def test_the_old_silence_does_not_count_again_after_a_suspicion() -> None:
     trusted = replace(TCP_SILENT, trusted_since=4.0)
     assert decide([trusted], 2, 1.0, 5.9) == []
     assert only(decide([trusted], 2, 1.0, 6.0)).seen == Stalled(2.0, 4)
+
+
+sights = st.builds(
+    Sight,
+    index=st.integers(0, 2000),
+    http_check=st.booleans(),
+    waiting=st.integers(0, 3),
+    silent_since=st.floats(0, 10),
+    last_byte=st.floats(0, 10),
+    trusted_since=st.floats(0, 10),
+    probing=st.none() | st.floats(0, 10),
+    checked_at=st.none() | st.floats(0, 10),
+    passed_at=st.none() | st.floats(0, 10),
+)
+
+
+@given(st.lists(sights, max_size=8), st.integers(0, 4), st.floats(0.1, 5))
+def test_suspicion_always_leaves_somebody_who_answers(
+    seen: list[Sight], others: int, stall_timeout: float
+) -> None:
+    now = 10.0
+    decisions = decide(seen, len(seen) + others, stall_timeout, now)
+    suspects = [one.index for one in decisions if one.seen is not None]
+    assert len(suspects) < max(len(seen) + others, 1)
+    for sight in seen:
+        early = not sight.waiting or now - (sight.silent_since or 0) < stall_timeout * 0.74
+        if early and sum(other.index == sight.index for other in seen) == 1:
+            assert sight.index not in suspects
