@@ -9,6 +9,11 @@ from __future__ import annotations
 import argparse
 import errno
 import http.client
+import os
+import re
+import shutil
+import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -27,18 +32,14 @@ NAME = "demo"
 LISTEN = "http://127.0.0.1:8080"
 SERVES_SECONDS = 30.0
 
-TRY = """
-  fastlb answers on {url} in front of {count} demo workers. Try in another terminal:
-
-    curl {url}/                     # again and again: the workers alternate
-    curl -X POST {url}/kill         # kills the worker that answers; the others take over,
-                                    # and it is back after about {restart:g} s
-    curl -N '{url}/stream?n=5&ms=500'    # server-sent events, each as it comes
-    python -m websockets {ws}/ws    # what you type comes back
-    fastlb status --name {name}         # targets with their states and the reasons, workers
-
-  Ctrl-C ends it all.
-"""
+TRY = (
+    ("curl {url}/", "again and again: the workers alternate"),
+    ("curl -X POST {url}/kill", "kills who answers; it is back after {restart:g} s"),
+    ("curl -N '{url}/stream?n=5&ms=500'", "server-sent events, each as it comes"),
+    ("{python} -m websockets {ws}/ws", "a WebSocket: what you type comes back"),
+    ("{fastlb} status --name {name}", "the targets, their states and the reasons"),
+)
+"""What to type in another terminal, and what it shows."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,20 +76,22 @@ def demo(arguments: argparse.Namespace) -> int:
         problems.append(f"--targets: expected 1 to 64, got {arguments.targets}")
     if problems:
         raise ConfigError(problems)
+    # The supervisor has signal handlers of its own; this one holds before them and after.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     with DemoFleet(arguments.targets) as fleet:
         configuration = demo_configuration(address, fleet.sockets, arguments.workers)
         # A thread, because the supervisor has the main one: signals arrive there.
         threading.Thread(
-            target=_announce, args=(address, len(fleet.sockets)), name="announcement", daemon=True
+            target=_announce, args=(address, fleet), name="announcement", daemon=True
         ).start()
         try:
             return run_supervisor(configuration, worker_main)
         except FastlbError as error:
             cause = error.__cause__
             if isinstance(cause, OSError) and cause.errno == errno.EADDRINUSE:
+                other = Address(address.host, address.port + 1)
                 raise FastlbError(
-                    f"{error}; choose another address: "
-                    f"fastlb demo --listen http://{_with_port(address, address.port + 1)}"
+                    f"{error}; choose another address: fastlb demo --listen http://{other}"
                 ) from cause
             raise
 
@@ -121,39 +124,56 @@ def demo_configuration(address: Address, sockets: list[Path], workers: int) -> C
     return Configuration(listeners=(listener,), target_groups=(group,), name=NAME, workers=workers)
 
 
-def _announce(address: Address, count: int) -> None:
-    """Print what to try as soon as a demo worker answers through the balancer."""
-    where = Address(_reachable(address.host), address.port)
-    deadline = time.monotonic() + SERVES_SECONDS
-    while time.monotonic() < deadline:
-        connection = http.client.HTTPConnection(where.host, where.port, timeout=2)
-        try:
-            connection.request("GET", "/")
-            if connection.getresponse().getheader("X-Demo-Worker"):
-                break
-        except (OSError, http.client.HTTPException):
-            pass  # not yet; or never, which the balancer itself says
-        finally:
-            connection.close()
-        time.sleep(0.05)
-    else:
-        return
-    print(
-        TRY.format(
-            url=f"http://{where}",
-            ws=f"ws://{where}",
-            count=count,
-            name=NAME,
-            restart=RESTART_SECONDS,
-        ),
-        flush=True,
+def _announce(address: Address, fleet: DemoFleet) -> None:
+    """Print what to try as soon as a worker of this fleet answers through the balancer."""
+    where = Address(
+        {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host), address.port
     )
+    deadline = time.monotonic() + SERVES_SECONDS
+    while not _answers(where, fleet.pids):
+        if time.monotonic() > deadline:
+            return  # the balancer itself says why
+        time.sleep(0.05)
+    print(what_to_try(where, len(fleet.sockets)), flush=True)
 
 
-def _reachable(host: str) -> str:
-    """An address of this host to connect to, where `host` may stand for all of them."""
-    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+def _answers(where: Address, pids: list[int]) -> bool:
+    """Whether one of the processes answers there: another demo could have the address."""
+    connection = http.client.HTTPConnection(where.host, where.port, timeout=2)
+    try:
+        connection.request("GET", "/")
+        found = re.search(rb"\(pid (\d+)\)", connection.getresponse().read())
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+    return found is not None and int(found[1]) in pids
 
 
-def _with_port(address: Address, port: int) -> str:
-    return str(Address(address.host, port))
+def what_to_try(where: Address, count: int) -> str:
+    """What is printed when all is up."""
+    words = {
+        "url": f"http://{where}",
+        "ws": f"ws://{where}",
+        "python": _short(sys.executable),
+        "fastlb": _short(sys.argv[0])
+        if os.path.basename(sys.argv[0]) == "fastlb"
+        else f"{_short(sys.executable)} -m fastlb",
+        "name": NAME,
+        "restart": RESTART_SECONDS,
+    }
+    commands = [(command.format(**words), says.format(**words)) for command, says in TRY]
+    width = max(len(command) for command, _ in commands)
+    lines = [f"    {command:{width}}   # {says}" for command, says in commands]
+    begin = (
+        f"\n  fastlb answers on http://{where} in front of {count} demo workers. Try, elsewhere:\n"
+    )
+    return "\n".join([begin, *lines, "\n  Ctrl-C ends it all.\n"])
+
+
+def _short(program: str) -> str:
+    """How a program is typed in the folder where we are."""
+    if shutil.which(os.path.basename(program)) == program:
+        return os.path.basename(program)
+    near = os.path.relpath(program)
+    return program if near.startswith("..") else near

@@ -16,6 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from fastlb.cli import demo
 from fastlb.demo import fleet as fleet_module
 from fastlb.demo.app import Told
 from fastlb.demo.fleet import DemoFleet
@@ -178,7 +179,6 @@ def test_a_fleet_ends_even_a_stopped_worker_and_its_folder(
 
 
 def test_the_configuration_of_the_demo() -> None:
-    demo = pytest.importorskip("fastlb.cli.demo")
     parser = argparse.ArgumentParser()
     demo.add_arguments(parser)
     arguments = parser.parse_args([])
