@@ -417,6 +417,7 @@ def test_abort_while_a_connect_waits(stage: Stage) -> None:
         client.recv(1)
     assert full.failures == []
     assert full.in_flight == 0
+    assert not any(stage.worker.timers._buckets.values())
 
 
 def test_want_of_file_descriptors_is_not_the_targets_fault(

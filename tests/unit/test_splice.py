@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import socket
+import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -213,22 +215,26 @@ def test_abort_is_told_once(bench: Bench) -> None:
     assert bench.target.recv(1) == b""
 
 
+class Owner:
+    """Holds its Pump, which holds its method: a cycle, until the Pump ends."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, a: socket.socket, b: socket.socket) -> None:
+        self.pump = Pump(loop, a, b, self.on_done)
+        self.pump.start()
+
+    def on_done(self, pump: Pump, reason: str) -> None:
+        """Nothing more is asked of it."""
+
+
 def test_an_ended_pump_is_freed_without_the_garbage_collector(pool: PipePool) -> None:
-    import gc
-    import weakref
-
-    class Watched(Pump):
-        __slots__ = ("__weakref__",)
-
     loop = asyncio.new_event_loop()
     (client, a), (b, target) = socket.socketpair(), socket.socketpair()
     gc.disable()
     try:
-        pump = Watched(loop, a, b, lambda pump, reason: None)
-        pump.start()
-        gone = weakref.ref(pump)
-        pump.abort("test")
-        del pump
+        owner = Owner(loop, a, b)
+        gone = weakref.ref(owner)
+        owner.pump.abort("test")
+        del owner
         loop.call_soon(loop.stop)
         loop.run_forever()
         assert gone() is None
