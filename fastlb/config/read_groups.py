@@ -153,8 +153,8 @@ def target_from_text(text: str) -> Target:
 def _target_address(raw: Any) -> Address:
     if not isinstance(raw, str):
         raise wrong(TARGET_EXAMPLE, raw)
-    if "://" in raw:
-        raise wrong("HOST:PORT or unix:/path without http://", raw)
+    if _URL.fullmatch(raw):
+        raise wrong("HOST:PORT without http://, or unix:/path with one slash", raw)
     address = _address(raw)
     if address.is_unix:
         return address

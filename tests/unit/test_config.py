@@ -285,6 +285,7 @@ def rule(text: str) -> str:
         ('[target_groups.web]\ntargets = ["a:1,weight=-2"]', "from 0 to 999"),
         ('[target_groups.web]\ntargets = ["a:0"]', "expected a port from 1 to 65535"),
         ('[target_groups.web]\ntargets = ["http://a:1"]', "without http://"),
+        ('[target_groups.web]\ntargets = ["unix:///app.sock"]', "unix:/path with one slash"),
         ('[target_groups.web]\ntargets = ["unix:app.sock"]', "expected unix:/absolute/path"),
         ('[target_groups.web]\ntargets = [{ address = "a:1", backup = 1 }]', "true or false"),
         ("workers = 1\n\n= 2", "fastlb.toml: Invalid statement (at line 3"),
@@ -459,7 +460,9 @@ hosts = st.one_of(
     st.ip_addresses().map(str), st.sampled_from(["localhost", "app.internal", "a-b.example"])
 )
 tcp_addresses = st.builds(Address, hosts, st.integers(1, 65535))
-unix_addresses = st.from_regex(r"/[ -~]{1,40}", fullmatch=True).map(lambda path: Address(path=path))
+unix_addresses = st.from_regex(r"/[ -.0-~][ -~]{0,40}", fullmatch=True).map(
+    lambda path: Address(path=path)
+)
 targets = st.builds(
     Target, st.one_of(tcp_addresses, unix_addresses), st.integers(0, 999), st.booleans()
 )
