@@ -245,12 +245,12 @@ class _Flow:
     def _end(self) -> None:
         """The source sends no more, and everything it sent was written."""
         self.leave_loop()
+        if self.pump.closed_by_both():
+            return
         try:
             self.sink.shutdown(socket.SHUT_WR)
         except OSError as error:
             self.pump.fail(self.sink, error)
-            return
-        self.pump.flow_ended()
 
     def leave_loop(self) -> None:
         if self.state == _READING:
@@ -328,9 +328,12 @@ class Pump:
         """`side` is broken: the other learns it as a reset."""
         self._finish(f"reset by {'a' if side is self.a else 'b'}", reset=True)
 
-    def flow_ended(self) -> None:
-        if self._a_to_b.state == self._b_to_a.state == _ENDED:
-            self._finish("closed", reset=False)
+    def closed_by_both(self) -> bool:
+        """Whether both directions have ended; the Pump has then, too."""
+        if self._a_to_b.state != _ENDED or self._b_to_a.state != _ENDED:
+            return False
+        self._finish("closed", reset=False)
+        return True
 
     def _finish(self, reason: str, *, reset: bool) -> None:
         if self.done:

@@ -40,6 +40,7 @@ class Owner(Protocol):
 class TcpConnection:
     """Lives from the accepted socket to the end of both sides; `start()` may end it at once.
 
+    `client_ip` is empty for a client that came over a unix socket.
     A target's latency is the time it took to accept: how long a stream lives says nothing of it.
     """
 
@@ -88,7 +89,7 @@ class TcpConnection:
 
     def start(self) -> None:
         self._owner.connection_opened(self)
-        if self._client.family != socket.AF_UNIX:
+        if self._client_ip:
             self._client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._try_targets()
 
@@ -220,7 +221,7 @@ class TcpConnection:
         owner = self._owner
         self._connected_in = owner.loop.time() - self._began
         target.connections += 1
-        if to_target.family != socket.AF_UNIX:
+        if not target.address.is_unix:
             to_target.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._pump = Pump(owner.loop, self._client, to_target, self._on_pump_done, target)
         owner.timers.arm(self, self._pump.last_activity + self._idle_timeout)
