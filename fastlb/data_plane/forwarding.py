@@ -23,6 +23,9 @@ from fastlb.errors import RequestError
 
 REPLAY_BYTES = 65536
 """Body that is kept for a second try; a request with more cannot be sent twice."""
+HELD_HEAD_SECONDS = 2.5
+"""How long a response's head may wait for its body's first byte: longer than it takes to suspect a hung
+target, so that the request can still go to another."""
 HELD_BYTES = 65536
 """Body that is read from the client before a target connection takes it."""
 
@@ -234,6 +237,15 @@ class Exchange:
         assert target is not None
         target.answer_begun()
 
+    def on_head_held(self) -> None:
+        self.response_begun = False
+        self._waits = True
+        target = self.target
+        assert target is not None
+        client = self.client
+        target.await_answer(client.now())
+        client.await_for(min(HELD_HEAD_SECONDS, self.group.settings.response_timeout))
+
     def on_interim(self, head: ResponseHead) -> None:
         # What a 1xx says is over when it is said: a final response, or its absence, is still to come.
         if self.head.block.http_11:
@@ -354,6 +366,10 @@ class Exchange:
             )
             target.failed("timeout", detail)
             self._retry_or(RequestError(504, "connection_timeout", detail), unsent=True)
+            return
+        left = self.group.settings.response_timeout - HELD_HEAD_SECONDS
+        if left > 0 and self.connection is not None and self.connection.release_head():
+            self.client.await_for(left)
             return
         detail = f"no answer within {self.group.settings.response_timeout:g} s from {target.key}"
         target.count_error()

@@ -33,6 +33,10 @@ class Receiver(Protocol):
 
     def on_first_byte(self) -> None: ...
 
+    def on_head_held(self) -> None:
+        """A head came and nothing of its body: it is passed on with the body's first byte. Until then
+        all is as if no byte had come."""
+
     def on_interim(self, head: ResponseHead) -> None:
         """A 1xx other than 101."""
 
@@ -147,7 +151,7 @@ class TargetConnection(asyncio.Protocol):
         except RequestError as error:
             self._fail(error, "malformed")
 
-    def _on_head(self, receiver: Receiver, data: bytes) -> None:
+    def _on_head(self, receiver: Receiver, data: bytes, *, hold: bool = True) -> None:
         while True:
             end = data.find(b"\r\n\r\n")
             if end < 0:
@@ -197,6 +201,14 @@ class TargetConnection(asyncio.Protocol):
             length = block.length
             got = len(data) - end
             if got < length:
+                if not got and hold and receiver.request_done:
+                    # Many servers write head and body apart. One that dies or hangs in between is as
+                    # good as one that has not answered, as long as the client has not seen the head;
+                    # and both in one write cost one system call less.
+                    self._held = data
+                    self._bytes_seen = False
+                    receiver.on_head_held()
+                    return
                 self._state = _LENGTH
                 self._left = length - got
                 receiver.on_response(head, data, end, False)
@@ -218,6 +230,16 @@ class TargetConnection(asyncio.Protocol):
             self._state = _UNTIL_CLOSE
             self._reusable = False
             receiver.on_response(head, data, end, False)
+
+    def release_head(self) -> bool:
+        """Pass on a head that is held; False where there is none."""
+        receiver, held = self.receiver, self._held
+        if receiver is None or self._state != _HEAD or b"\r\n\r\n" not in held:
+            return False
+        self._bytes_seen = True
+        receiver.on_first_byte()
+        self._on_head(receiver, held, hold=False)
+        return True
 
     def _on_chunked(self, receiver: Receiver, data: bytes) -> None:
         decoder = self._decoder
