@@ -41,6 +41,12 @@ class RawConnection:
         self.ended = threading.Event()
         """Set when the script is over and the socket closed."""
         self._read = 0
+        self._whole = 0
+
+    @property
+    def unread(self) -> int:
+        """Bytes that came and belong to no whole request."""
+        return len(self.received) - self._whole
 
     def read_some(self, size: int = 65536) -> bytes:
         """What comes next. Raises Closed at the end."""
@@ -86,6 +92,7 @@ class RawConnection:
         head = self.read_head()
         raw = head + b"".join(self._body(head))
         self.requests.append(raw)
+        self._whole = self._read
         with self.target.changed:
             self.target.requests.append((self.number, raw))
             self.target.changed.notify_all()
