@@ -12,7 +12,11 @@ import re
 MAX_LINE = 4096
 MAX_TRAILERS = 16384
 
-_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?")
+# Extensions without the grammar's "bad whitespace", as httptools has them: nobody may read more into them.
+_SIZE = re.compile(
+    rb"([0-9A-Fa-f]{1,15})(?:;[!#$%&'*+.^_`|~0-9A-Za-z-]+(?:=(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+    rb'|"(?:[\t\x20!#-\[\]-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*"))?)*'
+)
 _TRAILER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[\t\x20-\x7e\x80-\xff]*")
 # Fields that frame, route or authenticate must not be taken from a trailer (RFC 9110 §6.5.1).
 _NOT_IN_TRAILERS = frozenset(
@@ -21,8 +25,6 @@ _NOT_IN_TRAILERS = frozenset(
     b" transfer-encoding upgrade authorization cookie x-forwarded-for x-forwarded-proto"
     b" x-forwarded-port x-amzn-trace-id".split()
 )
-
-LAST_CHUNK = b"0\r\n"
 
 
 class ChunkError(ValueError):
@@ -77,7 +79,7 @@ class ChunkedDecoder:
             limit = MAX_LINE if self._want == "size" else MAX_TRAILERS
             end = data.find(b"\r\n", at, at + limit + 2)
             if end < 0:
-                if size - at > limit:
+                if size - at > limit + 1:  # one more than the line: its CR, before its LF has come
                     raise ChunkError(f"a line of over {limit} bytes")
                 self._held = data[at:]
                 if b"\n" in self._held or b"\0" in self._held:
