@@ -79,23 +79,26 @@ class StandIn:
         self.start.pipe.close()
 
     def on_sigterm(self) -> None:
+        """Only an orphan obeys: the supervisor would go on to give this worker its slots."""
+        self.on_pipe()  # its end may not have been noticed yet
         if self.orphaned:
             self.end.set()
 
     def on_pipe(self) -> None:
-        try:
-            message = pipe.receive(self.start.pipe)
-        except BlockingIOError:
-            return
-        if message is None:
-            asyncio.get_running_loop().remove_reader(self.start.pipe.fileno())
-            self.orphaned = True
-        elif isinstance(message, TableChanged):
-            self.read_table()
-        elif isinstance(message, Drain):
-            self.drain(message.seconds)
-        elif isinstance(message, Stop):
-            self.end.set()
+        while not self.orphaned:
+            try:
+                message = pipe.receive(self.start.pipe)
+            except BlockingIOError:
+                return
+            if message is None:
+                asyncio.get_running_loop().remove_reader(self.start.pipe.fileno())
+                self.orphaned = True
+            elif isinstance(message, TableChanged):
+                self.read_table()
+            elif isinstance(message, Drain):
+                self.drain(message.seconds)
+            elif isinstance(message, Stop):
+                self.end.set()
 
     def read_table(self) -> None:
         found = self.table.read()
@@ -289,7 +292,7 @@ class Instance:
         if error is not None:
             sys.stderr.write(self.log)
         for pid in self.pids - {self.process.pid}:
-            if alive(pid) and b"stand_in" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            if alive(pid) and b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes():
                 os.kill(pid, signal.SIGKILL)
 
     @property

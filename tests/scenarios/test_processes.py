@@ -103,13 +103,12 @@ def _ask_or_cut(one: Client) -> int:
 def test_kill_9_under_a_load_of_connections(tmp_path: Path) -> None:
     with Instance(tmp_path, workers=2) as instance:
         victim = instance.until_ready()["workers"][0]["pid"]
-        load = Load(instance.port, clients=8)
-        wait_until(lambda: load.done > 200, "the load runs")
-        os.kill(victim, signal.SIGKILL)
-        at = load.done
-        wait_until(lambda: instance.workers()[0]["state"] == "running", "a replacement")
-        wait_until(lambda: load.done > at + 500, "the load goes on")
-        load.stop()
+        with Load(instance.port, clients=8) as load:
+            wait_until(lambda: load.done > 200, "the load runs")
+            os.kill(victim, signal.SIGKILL)
+            at = load.done
+            wait_until(lambda: instance.workers()[0]["state"] == "running", "a replacement")
+            wait_until(lambda: load.done > at + 500, "the load goes on")
         print(f"{load.done} connections, {len(load.failures)} cut, longest {load.longest:.3f} s")
         assert len(load.failures) <= 8  # at most what its clients had in flight there
         assert not [one for one in load.failures if "refused" in one]
@@ -126,7 +125,7 @@ class Load:
         self.answered: Counter[int] = Counter()
         self._port = port
         self._ending = threading.Event()
-        self._threads = [threading.Thread(target=self._run) for _ in range(clients)]
+        self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(clients)]
         for thread in self._threads:
             thread.start()
 
@@ -144,6 +143,12 @@ class Load:
                 self.failures.append("cut")
             self.longest = max(self.longest, time.monotonic() - began)
             self.done += 1
+
+    def __enter__(self) -> Load:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
 
     def stop(self) -> None:
         self._ending.set()
