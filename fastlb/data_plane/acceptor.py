@@ -24,6 +24,9 @@ SHARE_LEAST = 8
 kernel spreads connections by hash, which leaves some workers with twice the load of others."""
 RELIEF_PATIENCE = 0.02
 """Seconds to wait for another worker to take over the slot before accepting all the same."""
+LEAST_GRANT = 8
+"""Accepts after a wait in which nobody took the slot; twice as many after the next, up to BATCH. A whole
+batch each time would make a burst of new connections uneven again."""
 SHORTAGE_PAUSE = 0.1
 REFUSED_SHARE = 0.05
 """Connections over max_connections, as a share of it, that are accepted to be told 503."""
@@ -73,7 +76,8 @@ class Acceptor:
         "_accepted",
         "_crowd",
         "_fd",
-        "_insist",
+        "_grant",
+        "_granted",
         "_limit",
         "_listening",
         "_relieve",
@@ -102,7 +106,8 @@ class Acceptor:
         self._accepted = accepted
         self._relieve = relieve
         self._limit = 0
-        self._insist = False
+        self._grant = LEAST_GRANT
+        self._granted = 0
         self._listening = False
         self._resume: asyncio.TimerHandle | None = None
 
@@ -116,7 +121,8 @@ class Acceptor:
     def leave(self) -> None:
         """The slot is another worker's."""
         self.wanted = False
-        self._insist = False
+        self._granted = 0
+        self._grant = LEAST_GRANT
         self._pause()
         if self._resume is not None:
             self._resume.cancel()
@@ -128,7 +134,6 @@ class Acceptor:
         served = self.wanted
         self.leave()
         if served:
-            self._insist = True
             while self._accept_one():
                 pass
         self._socket.close()
@@ -153,13 +158,17 @@ class Acceptor:
 
     def _on_readable(self) -> None:
         for _ in range(BATCH):
-            if not self._insist and self._crowd.over_share() and self._relieve(self.slot):
-                self._insist = True  # should nobody take it: once RELIEF_PATIENCE is over
+            if self._granted:
+                self._granted -= 1
+            elif not self._crowd.over_share():
+                self._grant = LEAST_GRANT
+            elif self._relieve(self.slot):
+                self._granted = self._grant
+                self._grant = min(2 * self._grant, BATCH)
                 self._pause_for(RELIEF_PATIENCE)
                 return
             if not self._accept_one():
                 break
-        self._insist = False
 
     def _accept_one(self) -> bool:
         state = self._state

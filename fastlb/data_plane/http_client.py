@@ -31,8 +31,6 @@ class Receiver(Protocol):
     wants_upgrade: bool
     request_done: bool
 
-    def on_first_byte(self) -> None: ...
-
     def on_head_held(self) -> None:
         """A head came and nothing of its body: it is passed on with the body's first byte. Until then
         all is as if no byte had come."""
@@ -62,7 +60,6 @@ class TargetConnection(asyncio.Protocol):
     """One connection to a target."""
 
     __slots__ = (
-        "_bytes_seen",
         "_decoder",
         "_held",
         "_interim",
@@ -72,6 +69,7 @@ class TargetConnection(asyncio.Protocol):
         "_release",
         "_reusable",
         "_state",
+        "bytes_seen",
         "fresh",
         "idle_since",
         "learned_timeout",
@@ -104,32 +102,33 @@ class TargetConnection(asyncio.Protocol):
         self._decoder: ChunkedDecoder | None = None
         self._last_block: ResponseBlock | None = None
         self._reusable = False
-        self._bytes_seen = False
+        self.bytes_seen = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
-        self.target.connections += 1
+        self.target.connection_opened()
 
     def start(self, receiver: Receiver, data: bytes) -> None:
         """Send a request's head, with what there is of its body, for `receiver`."""
         self.receiver = receiver
         self._state = _HEAD
         self._interim = 0
-        self._bytes_seen = False
+        self.bytes_seen = False
         self.transport.write(data)
 
     def data_received(self, data: bytes) -> None:
         state = self._state
         receiver = self.receiver
         target = self.target
-        target.received(len(data))
+        target.bytes_in += len(data)
+        if not target.heard:
+            target.hear()
         if receiver is None or state == _IDLE:
             # An answer before its request: nobody's, and never to be somebody's.
             self.close()
+            self._release(self, False)
             return
-        if not self._bytes_seen:
-            self._bytes_seen = True
-            receiver.on_first_byte()
+        self.bytes_seen = True
         try:
             if state == _HEAD:
                 self._on_head(receiver, self._held + data if self._held else data)
@@ -206,7 +205,7 @@ class TargetConnection(asyncio.Protocol):
                     # good as one that has not answered, as long as the client has not seen the head;
                     # and both in one write cost one system call less.
                     self._held = data
-                    self._bytes_seen = False
+                    self.bytes_seen = False
                     receiver.on_head_held()
                     return
                 self._state = _LENGTH
@@ -236,8 +235,7 @@ class TargetConnection(asyncio.Protocol):
         receiver, held = self.receiver, self._held
         if receiver is None or self._state != _HEAD or b"\r\n\r\n" not in held:
             return False
-        self._bytes_seen = True
-        receiver.on_first_byte()
+        self.bytes_seen = True
         self._on_head(receiver, held, hold=False)
         return True
 
@@ -275,15 +273,19 @@ class TargetConnection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         receiver = self.receiver
-        if receiver is not None and self._state == _UNTIL_CLOSE:
+        if receiver is None:
+            # Out of the pool now: `connection_lost` comes only with the next turn of the loop.
+            self.close()
+            self._release(self, False)
+        elif self._state == _UNTIL_CLOSE:
             self._end(receiver, b"", leftover=False)
-        elif receiver is not None:
+        else:
             # Not close(): that would first flush a body to a target that no longer reads.
             self.transport.abort()
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.target.connections -= 1
+        self.target.connection_closed()
         if self._state == _CLOSED and self.receiver is None:
             return
         state, self._state = self._state, _CLOSED
@@ -291,7 +293,7 @@ class TargetConnection(asyncio.Protocol):
         if receiver is None:
             self._release(self, False)
             return
-        if state == _HEAD and not self._bytes_seen:
+        if state == _HEAD and not self.bytes_seen:
             detail = "the target closed the connection without a response"
             receiver.on_target_lost(RequestError(502, "connection_terminated", detail), "reset")
         else:

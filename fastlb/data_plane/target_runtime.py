@@ -35,6 +35,7 @@ class TargetRuntime:
     """One target: its table entry, its counters, its pool."""
 
     __slots__ = (
+        "_awaited_since",
         "_base",
         "_cells",
         "_dirty",
@@ -43,6 +44,7 @@ class TargetRuntime:
         "_others",
         "_table",
         "address",
+        "answering",
         "backup",
         "bytes_in",
         "bytes_out",
@@ -62,8 +64,6 @@ class TargetRuntime:
         "state",
         "status_5xx",
         "suspect",
-        "waiting",
-        "waiting_since",
         "weight",
     )
 
@@ -82,8 +82,10 @@ class TargetRuntime:
         self.doubted = False
         self.doubt_epoch = -1
         self.in_flight = self.requests = self.errors = self.status_5xx = self.connections = 0
-        self.waiting = self.bytes_in = self.bytes_out = 0
-        self.waiting_since = 0.0
+        self.bytes_in = self.bytes_out = 0
+        self.answering = 0
+        """Of those in flight, the ones that are in the middle of their answer, and streams."""
+        self._awaited_since = 0
         self.heard = False
         self.histogram = [0] * BUCKETS
         self.pool: Any = None
@@ -137,23 +139,23 @@ class TargetRuntime:
             self._dirty = True
             self._table.dirty.append(self)
 
-    def await_answer(self, now: float) -> None:
-        """A request was sent whole or in part; the target is to send a byte."""
-        if not self.waiting:
-            self.waiting_since = now
-        self.waiting += 1
+    def connection_opened(self) -> None:
+        self.connections += 1
+        self._mark()
 
-    def answer_begun(self) -> None:
-        """The first byte came, or nobody waits for it any more."""
-        self.waiting -= 1
+    def connection_closed(self) -> None:
+        self.connections -= 1
         self._mark()
 
     def received(self, count: int) -> None:
         self.bytes_in += count
+        if not self.heard:
+            self.hear()
+
+    def hear(self) -> None:
+        """The first byte since the last tick."""
         self.heard = True
-        if not self._dirty:
-            self._dirty = True
-            self._table.dirty.append(self)
+        self._mark()
 
     def sent(self, count: int) -> None:
         self.bytes_out += count
@@ -193,8 +195,13 @@ class TargetRuntime:
             self.doubted = False
             self.group.refilter()
 
-    def flush(self, now_ns: int, loop_now: float) -> None:
-        """Store the counts in shared memory."""
+    def flush(self, now_ns: int) -> None:
+        """Store the counts in shared memory.
+
+        Since when somebody waits is known to a tick, which costs a request nothing: where nobody
+        waited at one tick and somebody does at the next, it began between them; and where all who
+        waited were answered between two ticks, a byte was heard.
+        """
         self._dirty = False
         cells = self._cells
         base = self._base
@@ -207,10 +214,13 @@ class TargetRuntime:
         if self.heard:
             self.heard = False
             cells[base + Cell.LAST_BYTE_NS] = now_ns
-        if self.waiting:
-            since = now_ns - int((loop_now - self.waiting_since) * 1e9)
-            cells[base + Cell.WAITING_SINCE_NS] = max(since, 0)
-        cells[base + Cell.WAITING] = self.waiting
+        waiting = max(self.in_flight - self.answering, 0)
+        if not waiting:
+            self._awaited_since = 0
+        elif not self._awaited_since:
+            self._awaited_since = now_ns
+        cells[base + Cell.WAITING_SINCE_NS] = self._awaited_since
+        cells[base + Cell.WAITING] = waiting
         start = (base + HISTOGRAM) * 8
         pack_into(_HISTOGRAM_FORMAT, self._table.bytes, start, *self.histogram)
 
@@ -249,7 +259,10 @@ class GroupRuntime:
         others = [target for target in self._eligible if target not in tried]
         if not others:
             return None
-        return chooser(self.settings.algorithm, others, self._turn)(client)
+        algorithm = self.settings.algorithm
+        # A cycle that is begun for one choice would send every second try to its first target.
+        once = "weighted_random" if algorithm == "round_robin" else algorithm
+        return chooser(once, others, self._turn)(client)
 
 
 class TargetTable:
@@ -312,10 +325,10 @@ class TargetTable:
         for group_runtime in self.groups.values():
             group_runtime.refilter()
 
-    def flush(self, loop_now: float) -> None:
+    def flush(self) -> None:
         """Store what changed since the last tick."""
         if self.dirty:
             now_ns = time.monotonic_ns()
             dirty, self.dirty = self.dirty, []
             for target in dirty:
-                target.flush(now_ns, loop_now)
+                target.flush(now_ns)
