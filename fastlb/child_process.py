@@ -124,8 +124,8 @@ async def wait_for_pidfd(pidfd: int, deadline: float | None = None) -> bool:
     ended = asyncio.Event()
     loop.add_reader(pidfd, ended.set)
     try:
-        left = None if deadline is None else max(deadline - time.monotonic(), 0)
-        await asyncio.wait_for(ended.wait(), left)
+        async with asyncio.timeout(None if deadline is None else deadline - time.monotonic()):
+            await ended.wait()
     except TimeoutError:
         return False
     finally:

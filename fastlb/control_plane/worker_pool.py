@@ -118,9 +118,9 @@ class WorkerPool:
     async def wait_gone(self, deadline: float) -> bool:
         """Whether no worker process is left before the loop's `deadline`."""
         self._note_gone()
-        left = deadline - asyncio.get_running_loop().time()
         try:
-            await asyncio.wait_for(self._gone.wait(), max(left, 0))
+            async with asyncio.timeout_at(deadline):
+                await self._gone.wait()
         except TimeoutError:
             return False
         return True

@@ -108,7 +108,8 @@ async def answer_takeover(
         with connection:
             connection.setblocking(False)
             try:
-                request = await asyncio.wait_for(_read_request(connection), REQUEST_SECONDS)
+                async with asyncio.timeout(REQUEST_SECONDS):
+                    request = await _read_request(connection)
                 _answer(connection, request, start, orphaned(), drain)
             except (TimeoutError, OSError, HandoverError, ValueError):
                 continue  # closing the connection is the answer
