@@ -15,6 +15,7 @@ import resource
 import signal
 import socket
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -49,7 +50,9 @@ from fastlb.target_table.writer import TableWriter
 log = logging.getLogger("fastlb")
 
 TICK = 0.1
-"""Time between two looks at whether lent slots go home."""
+"""Time between two looks at whether lent slots go home, and whether a worker hangs."""
+HUNG_NS = 2_000_000_000
+"""A worker beats ten times a second; without a beat for so long it accepts nobody either."""
 GRACE = 1.0
 """Over the drain time-out, before workers that are still there are killed."""
 REAP_WITHIN = 5.0
@@ -85,6 +88,7 @@ class Supervisor:
         self._end_asked = asyncio.Event()
         self._orphans_end: asyncio.Task[None] | None = None
         self._ticking: asyncio.TimerHandle | None = None
+        self._hung: set[int] = set()
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
@@ -187,15 +191,27 @@ class Supervisor:
 
     def _tick(self) -> None:
         self._ticking = asyncio.get_running_loop().call_later(TICK, self._tick)
+        hung = {worker.index for worker in self._pool.running if self._hangs(worker)}
+        for index in hung ^ self._hung:
+            what = "does not answer: others accept from its slots" if index in hung else "is back"
+            log.warning("worker %d (pid %d) %s", index, self.workers[index].pid, what)
         count = len(self.workers)
-        if any(holder != home_of(slot, count) for slot, holder in enumerate(self.slots)):
+        lent = any(holder != home_of(slot, count) for slot, holder in enumerate(self.slots))
+        if lent or hung != self._hung:
+            self._hung = hung
             self._assign()
+
+    def _hangs(self, worker: Worker) -> bool:
+        """Whether a worker that has begun to beat stopped: deadlocked, or stopped by a signal."""
+        beat = self.counters.row(worker.index)[Head.BEAT_NS]
+        return bool(beat) and time.monotonic_ns() - beat > HUNG_NS
 
     def _assign(self, *relief: Relief) -> None:
         """Look anew at who accepts from which slot."""
         connections = {
             worker.index: self.counters.row(worker.index)[Head.CONNECTIONS]
             for worker in self._pool.running
+            if worker.index not in self._hung
         }
         slots = assign_slots(len(self.slots), len(self.workers), connections, self.slots, relief)
         if slots != self.slots and not self.draining:
@@ -215,6 +231,7 @@ class Supervisor:
             self._end_orphans()
 
     def _on_died(self, worker: Worker, pid: int) -> None:
+        self._hung.discard(worker.index)
         self.totals.absorb(worker.index, self.registry.entries())
         self._run_dir.remove_worker_socket(pid)
         self._assign()

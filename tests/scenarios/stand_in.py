@@ -65,6 +65,7 @@ class StandIn:
             handover.answer_takeover(server, self.start, lambda: self.orphaned, self.drain)
         )
         loop.add_signal_handler(signal.SIGTERM, self.on_sigterm)
+        self.beat()
         self.read_table()
         await self.end.wait()
         answering.cancel()
@@ -77,6 +78,10 @@ class StandIn:
             for one in sockets:
                 one.close()
         self.start.pipe.close()
+
+    def beat(self) -> None:
+        self.row[Worker.BEAT_NS] = time.monotonic_ns()
+        asyncio.get_running_loop().call_later(0.1, self.beat)
 
     def on_sigterm(self) -> None:
         """Only an orphan obeys: the supervisor would go on to give this worker its slots."""

@@ -100,6 +100,20 @@ def _ask_or_cut(one: Client) -> int:
         return 0
 
 
+def test_what_waits_for_a_hung_worker_is_served_by_the_others(tmp_path: Path) -> None:
+    with Instance(tmp_path, workers=2) as instance:
+        hung, other = (one["pid"] for one in instance.until_ready()["workers"])
+        os.kill(hung, signal.SIGSTOP)
+        waiting = [Client(instance.port).send() for _ in range(30)]
+        assert {one.receive() for one in waiting} == {other}
+        assert instance.workers()[1]["slots"] == [0, 1]
+        os.kill(hung, signal.SIGCONT)
+        wait_until(lambda: instance.workers()[0]["slots"] == [0], "it has its slot again")
+        assert "worker 0" in instance.log.partition("is back")[0]
+        for one in waiting:
+            one.close()
+
+
 def test_kill_9_under_a_load_of_connections(tmp_path: Path) -> None:
     with Instance(tmp_path, workers=2) as instance:
         victim = instance.until_ready()["workers"][0]["pid"]
