@@ -14,7 +14,7 @@ from typing import Protocol
 
 from fastlb.data_plane.chunked import ChunkedDecoder, ChunkError, encode, encode_end
 from fastlb.data_plane.http_client import TargetConnection
-from fastlb.data_plane.request_head import IDEMPOTENT, SAFE, RequestHead, trace_name
+from fastlb.data_plane.request_head import IDEMPOTENT, SAFE, RequestHead
 from fastlb.data_plane.response_head import ResponseHead, without_length
 from fastlb.data_plane.retry_budget import RetryBudget
 from fastlb.data_plane.target_pool import LOCAL_ERRORS, TargetPool, is_refusal
@@ -82,9 +82,10 @@ class Exchange:
     bytes_out = 0
     over = False
     request_done = True
-    response_begun = False
+    is_head = False
+    wants_upgrade = False
     _sent = False
-    _waits = False
+    _answering = False
     _retrying = False
     _chunk_out = False
     _tries = 0
@@ -100,21 +101,29 @@ class Exchange:
         self.head = head
         self.group = group
         self.began = perf_counter()
-        self.is_head = head.method == b"HEAD"
+        if head.method == b"HEAD":
+            self.is_head = True
         block = head.block
-        self.wants_upgrade = bool(block.upgrade)
-        if block.chunked or block.content_length:
-            self.request_done = False
-            self._body = []
-            self._body_left = block.content_length
-            if block.chunked:
-                self._decoder = ChunkedDecoder()
+        if not block.memorable:  # what is has neither a body nor an upgrade
+            self.wants_upgrade = bool(block.upgrade)
+            if block.chunked or block.content_length:
+                self.request_done = False
+                self._body = []
+                self._body_left = block.content_length
+                if block.chunked:
+                    self._decoder = ChunkedDecoder()
+
+    @property
+    def response_begun(self) -> bool:
+        """Whether a byte of the response has come that was not held back."""
+        connection = self.connection
+        return self.status != 0 or (connection is not None and connection.bytes_seen)
 
     # -- the request
 
     def start(self) -> None:
         """Choose a target and send."""
-        self.trace = trace_name(self.head.block) + self.client.next_trace_id()
+        self.trace = self.client.next_trace_id()
         target = self.group.pick(self.client.client_ip, ())
         if target is None:
             detail = f"no target of group {self.group.name} is registered"
@@ -202,16 +211,13 @@ class Exchange:
         assert target is not None
         self.connection = connection
         self._sent = True
-        self._waits = True
-        client = self.client
-        target.await_answer(client.now())
         data = self.head.to_target(self.trace)
         if self._body is not None:
             data = b"".join((data, *self._body))
             self._forget_body()
         target.bytes_out += len(data)
         connection.start(self, data)
-        client.await_for(self.group.settings.response_timeout)
+        self.client.await_for(self.group.settings.response_timeout)
 
     def on_connect_failed(self, error: OSError) -> None:
         self._connecting = None
@@ -230,21 +236,8 @@ class Exchange:
 
     # -- back to the client
 
-    def on_first_byte(self) -> None:
-        self.response_begun = True
-        self._waits = False
-        target = self.target
-        assert target is not None
-        target.answer_begun()
-
     def on_head_held(self) -> None:
-        self.response_begun = False
-        self._waits = True
-        target = self.target
-        assert target is not None
-        client = self.client
-        target.await_answer(client.now())
-        client.await_for(min(HELD_HEAD_SECONDS, self.group.settings.response_timeout))
+        self.client.await_for(min(HELD_HEAD_SECONDS, self.group.settings.response_timeout))
 
     def on_interim(self, head: ResponseHead) -> None:
         # What a 1xx says is over when it is said: a final response, or its absence, is still to come.
@@ -290,7 +283,7 @@ class Exchange:
             client.write(b"".join((head.line, block.forwarded, framing, close, b"\r\n", body)))
         self.bytes_out += len(data) - end
         if not whole:
-            client.await_for(self.group.settings.response_timeout)
+            self._begin_answering()
 
     def _answer_http_10(
         self, head: ResponseHead, data: bytes, end: int, whole: bool, keep: bool
@@ -305,7 +298,15 @@ class Exchange:
         client.write(b"".join((head.line, block.forwarded, connection, b"\r\n", data[end:])))
         self.bytes_out += len(data) - end
         if not whole:
-            client.await_for(self.group.settings.response_timeout)
+            self._begin_answering()
+
+    def _begin_answering(self) -> None:
+        """The response's head is out and its body to come: nobody waits for its first byte any more."""
+        target = self.target
+        assert target is not None
+        self._answering = True
+        target.answering += 1
+        self.client.await_for(self.group.settings.response_timeout)
 
     def on_body(self, pieces: list[bytes]) -> None:
         size = sum(map(len, pieces))
@@ -333,8 +334,7 @@ class Exchange:
         target = self.target
         assert target is not None
         assert connection is not None
-        begun = self.response_begun
-        self._stop_waiting()
+        begun = self.status != 0 or connection.bytes_seen
         if kind == "reset" and not begun and not connection.fresh:
             # An idle connection that the target closed in this very moment: no evidence against it.
             if self._may_send_again():
@@ -386,7 +386,7 @@ class Exchange:
         if (
             target is None
             or self.response_begun
-            or not (self._waits or self._connecting is not None)
+            or (self.connection is None and self._connecting is None)
             or (self._sent and self.head.method not in SAFE)
             or not self._may_send_again()
             or self._tries >= self.group.settings.retries
@@ -463,17 +463,11 @@ class Exchange:
     def _detach(self) -> None:
         """Leave the target before a second try."""
         if self.target is not None:
+            self._end_answering(self.target)
             self.target.end(None)
             self.target = None
 
-    def _stop_waiting(self) -> None:
-        if self._waits:
-            self._waits = False
-            if self.target is not None:
-                self.target.answer_begun()
-
     def _drop_connection(self) -> None:
-        self._stop_waiting()
         if self._connecting is not None:
             self._connecting.cancel()
             self._connecting = None
@@ -499,4 +493,11 @@ class Exchange:
         if target is not None:
             if self.status >= 500:
                 target.status_5xx += 1
+            if self._answering:
+                self._end_answering(target)
             target.end(seconds)
+
+    def _end_answering(self, target: TargetRuntime) -> None:
+        if self._answering:
+            self._answering = False
+            target.answering -= 1

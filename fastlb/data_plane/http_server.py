@@ -246,7 +246,8 @@ class HttpConnection(asyncio.Protocol):
         limit = self.max_body_bytes
         if limit is not None and block.content_length > limit:
             raise RequestError(413, "http_request_denied", f"a body of over {limit} bytes")
-        if listener.trusted and block.forwarded_for and self.fields.trusted:
+        if self.fields.trusted:
+            # Also without the field: a proxy's next request is another client's.
             self.client_ip = listener.trusted.client(self.peer, block.forwarded_for)
         group = listener.only_group
         if group is None:
@@ -382,9 +383,11 @@ class HttpConnection(asyncio.Protocol):
         worker.retries.active -= 1
         worker.count_status(101)
         connection.receiver = None
+        target.answering += 1
         ahead, self._ahead = self._ahead, b""
 
         def ended(pump: object) -> None:
+            target.answering -= 1
             target.end(None)
             self._log(exchange.head, 101, target.key, perf_counter() - exchange.began, 0)
 

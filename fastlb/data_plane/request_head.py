@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 import httptools
 
@@ -20,6 +21,8 @@ _REQUEST_LINE = re.compile(
     rb"([A-Z][A-Z-]*) (/[!\"$-~]*|\*|[Hh][Tt][Tt][Pp]://([^/?#\s@]*)([/?][!\"$-~]*)?)"
     rb" HTTP/1\.([01])\r\n"
 )
+# What nearly every request looks like; its line goes to the target as it came.
+_COMMON_LINE = re.compile(rb"(GET|POST|PUT|DELETE|PATCH|HEAD|OPTIONS) (/[!\"$-~]*) HTTP/1\.1\r\n")
 _FIELDS = re.compile(
     rb"(?i)\n(?=[chtekupx])(connection|content-length|transfer-encoding|host|expect|upgrade|te"
     rb"|keep-alive|proxy-connection|x-forwarded-for|x-forwarded-proto|x-forwarded-port"
@@ -31,16 +34,18 @@ _HOST = re.compile(
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _DIGITS = re.compile(rb"[0-9]{1,18}")
 
-COMMON_METHODS = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH"))
 IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))
 """RFC 9110 §9.2.2, of the methods that this proxy passes (TRACE is refused)."""
 SAFE = frozenset((b"GET", b"HEAD", b"OPTIONS"))
 
 _HOP_BY_HOP = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"te", b"upgrade"))
+_NO_OPTIONS: frozenset[bytes] = frozenset()
 # Options of Connection never take these away: they frame or route the message.
 _KEPT = frozenset(
     (b"host", b"content-length", b"transfer-encoding", b"content-type", b"authorization", b"cookie")
 )
+
+_KNOWN_OPTIONS = _HOP_BY_HOP | _KEPT | {b"close"}
 
 
 class RequestParserShell:
@@ -64,23 +69,23 @@ class ForwardedFields:
     strict: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made for most requests, and that makes it dear
 class HeaderBlock:
     """What the fields of one head say; a pure function of its bytes and of the connection's facts.
 
-    `forwarded` holds every line that the target gets, up to the trace id's value: per request only
-    the request line goes before it and the trace id after it.
+    `forwarded` holds every line that the target gets, up to `Root=` of the trace id (or `Self=` where
+    the caller sent a Root): per request only the request line goes before it and the trace id after.
+    `rest` is what follows the trace id, the head's end included.
     """
 
     raw: bytes
     forwarded: bytes
-    trace_rest: bytes
+    rest: bytes
     host: bytes
     keep_alive: bool
     http_11: bool
     content_length: int
     chunked: bool
-    expects_continue: bool
     upgrade: bytes
     forwarded_for: bytes
     memorable: bool
@@ -89,22 +94,18 @@ class HeaderBlock:
 
 @dataclass(slots=True)  # not frozen: one is made for each message, and that makes it dear
 class RequestHead:
-    """One request's line and its fields. `target` is in origin form, or `*`."""
+    """One request's line and its fields. `target` is in origin form, or `*`; `line` is the request
+    line for the target, with its CRLF."""
 
     method: bytes
     target: bytes
+    line: bytes
     block: HeaderBlock
 
     def to_target(self, trace: bytes) -> bytes:
         """The head as it goes to a target; `trace` is the request's new trace id."""
         block = self.block
-        return b"%b %b HTTP/1.1\r\n%b%b%b\r\n\r\n" % (
-            self.method,
-            self.target,
-            block.forwarded,
-            trace,
-            block.trace_rest,
-        )
+        return b"".join((self.line, block.forwarded, trace, block.rest))
 
 
 def _bad(detail: str, status: int = 400) -> RequestError:
@@ -126,34 +127,35 @@ class HeadReader:
 
         `last` is the HeaderBlock of the connection's previous request.
         """
+        line = _COMMON_LINE.match(head)
+        if line is not None and last is not None:
+            at = line.end()
+            if len(head) - at == len(last.raw) and last.http_11 and head.endswith(last.raw):
+                method, target = line.groups()
+                return RequestHead(method, target, line[0], last)
         line = _REQUEST_LINE.match(head)
         if line is None:
             raise self._why_not(head)
         method, target, authority, rest, minor = line.groups()
         at = line.end()
-        if (
-            last is not None
-            and authority is None
-            and last.http_11 is (minor == b"1")
-            and len(head) - at == len(last.raw)
-            and method in COMMON_METHODS
-            and head.endswith(last.raw)
-        ):
-            block = last
-        else:
-            self._check(head, method)
+        self._check(head, method)
+        try:
             block = _read_block(head, at, minor == b"1", fields, max_headers)
-            if not block.memorable:
-                self._parser = httptools.HttpRequestParser(RequestParserShell())
+        except RequestError:
+            # The parser may wait for this request's body, and would take the next head for it.
+            self._parser = httptools.HttpRequestParser(RequestParserShell())
+            raise
+        if not block.memorable:
+            self._parser = httptools.HttpRequestParser(RequestParserShell())
         if target == b"*" and method != b"OPTIONS":
             raise _bad("the request target * is for OPTIONS")
         if authority is not None:
             if authority.lower() != block.host.lower() or not authority:
                 raise _bad("the absolute target names another host than Host")
-            target = rest or b"/"
+            target = rest or (b"*" if method == b"OPTIONS" else b"/")  # RFC 9112 §3.2.4
             if target[:1] == b"?":
                 target = b"/" + target
-        return RequestHead(method, target, block)
+        return RequestHead(method, target, b"%b %b HTTP/1.1\r\n" % (method, target), block)
 
     def _check(self, head: bytes, method: bytes) -> None:
         if method in (b"TRACE", b"CONNECT"):
@@ -183,14 +185,14 @@ def _read_block(
     head: bytes, at: int, http_11: bool, fields: ForwardedFields, max_headers: int
 ) -> HeaderBlock:
     """The fields of a head whose grammar httptools has accepted; `at` is where the first begins."""
-    if head.count(b"\r\n", at) - 1 > max_headers:
+    if head.count(b"\n", at) - 1 > max_headers:
         raise _bad(f"over {max_headers} header fields", 431)
     host: bytes | None = None
     length: bytes | None = None
     chunked = False
-    connection: list[bytes] = []
+    options = _NO_OPTIONS
     expect = upgrade = forwarded_for = trace = b""
-    proto_kept = port_kept = False
+    proto_kept = port_kept = proxy_connection = False
     kept: list[bytes] = []
     copied = at
     for match in _FIELDS.finditer(head, at - 1, len(head) - 2):
@@ -212,7 +214,7 @@ def _read_block(
                 raise _bad("Transfer-Encoding is not exactly one chunked")
             chunked = True
         elif name == b"connection":
-            connection += [option.strip(b" \t").lower() for option in value.split(b",")]
+            options |= _connection_options(value)
         elif name == b"expect":
             if expect or value.lower() != b"100-continue":
                 raise _bad("an Expect that is not 100-continue", 417)
@@ -229,6 +231,8 @@ def _read_block(
         elif name == b"x-forwarded-port":
             port_kept = fields.trusted
             drop = not port_kept
+        elif name == b"proxy-connection":
+            proxy_connection = True
         elif name == b"x-amzn-trace-id":
             trace = trace + b";" + value if trace else value
         if drop:
@@ -247,37 +251,49 @@ def _read_block(
         raise _bad("Content-Length with Transfer-Encoding")
     if chunked and not http_11:
         raise _bad("Transfer-Encoding in HTTP/1.0")
-    named = {option for option in connection if option}
-    if not all(map(_TOKEN.fullmatch, named)):
-        raise _bad("malformed Connection")
-    extra = named - _HOP_BY_HOP - _KEPT - {b"close"}
+    extra = options - _KNOWN_OPTIONS if options else options
     if extra:
         lines = _without(lines, extra)
-    wants_upgrade = upgrade if b"upgrade" in named and http_11 else b""
+        # These two are always there: what Connection takes away is put anew.
+        proto_kept = proto_kept and b"x-forwarded-proto" not in extra
+        port_kept = port_kept and b"x-forwarded-port" not in extra
+    wants_upgrade = upgrade if b"upgrade" in options and http_11 else b""
     size = 0 if length == b"0" or length is None else int(length)
     if wants_upgrade and (size or chunked):
         # A tunnel begins where the head ends; a body would leave two readings of the next byte.
         wants_upgrade = b""
-    keep_alive = b"close" not in named and (http_11 or b"keep-alive" in named)
+    keep_alive = b"close" not in options and (http_11 or b"keep-alive" in options)
+    rest = _trace_rest(trace) if trace else b"\r\n\r\n"
     return HeaderBlock(
         raw=head[at:],
         forwarded=_added(
-            lines, fields, forwarded_for, proto_kept, port_kept, chunked, wants_upgrade
+            lines, fields, forwarded_for, proto_kept, port_kept, chunked, wants_upgrade, rest
         ),
-        trace_rest=_trace_rest(trace),
+        rest=rest,
         host=host,
         keep_alive=keep_alive,
         http_11=http_11,
         content_length=size,
         chunked=chunked,
-        expects_continue=bool(expect) and http_11,
         upgrade=wants_upgrade,
         forwarded_for=forwarded_for,
-        memorable=keep_alive and http_11 and not (size or chunked or upgrade or expect),
+        # httptools takes Proxy-Connection for Connection, and `close` would end its parser.
+        memorable=keep_alive
+        and http_11
+        and not (size or chunked or upgrade or expect or proxy_connection),
     )
 
 
-def _without(lines: bytes, names: set[bytes]) -> bytes:
+@lru_cache(256)
+def _connection_options(value: bytes) -> frozenset[bytes]:
+    """The options of a Connection field, in lower case. Raises RequestError."""
+    options = frozenset(option.strip(b" \t").lower() for option in value.split(b",")) - {b""}
+    if not all(map(_TOKEN.fullmatch, options)):
+        raise _bad("malformed Connection")
+    return options
+
+
+def _without(lines: bytes, names: frozenset[bytes]) -> bytes:
     """`lines` less the fields that Connection names as hop-by-hop (RFC 9110 §7.6.1)."""
     return b"".join(
         line
@@ -294,6 +310,7 @@ def _added(
     port_kept: bool,
     chunked: bool,
     upgrade: bytes,
+    rest: bytes,
 ) -> bytes:
     parts = [lines]
     if fields.mode == "append":
@@ -309,23 +326,19 @@ def _added(
         parts.append(b"Transfer-Encoding: chunked\r\n")
     if upgrade:
         parts.append(b"Connection: Upgrade\r\nUpgrade: %b\r\n" % upgrade)
-    parts.append(b"X-Amzn-Trace-Id: ")
+    has_root = b";root=" in rest.lower()
+    parts.append(b"X-Amzn-Trace-Id: Self=" if has_root else b"X-Amzn-Trace-Id: Root=")
     return b"".join(parts)
 
 
 def _trace_rest(trace: bytes) -> bytes:
-    """What follows our own trace id: the caller's fields, its Self replaced by ours.
+    """What follows our own trace id, to the head's end: the caller's fields, its Self replaced by ours.
 
     As AWS does: without a Root ours is the Root; with one, ours goes before as Self.
     """
     pairs = [pair.strip(b" \t") for pair in trace.split(b";")]
     others = [pair for pair in pairs if pair and not pair.lower().startswith(b"self=")]
-    return b"".join(b";" + pair for pair in others)
-
-
-def trace_name(block: HeaderBlock) -> bytes:
-    """`Root=` or, where the caller sent a Root, `Self=`."""
-    return b"Self=" if b"root=" in block.trace_rest.lower() else b"Root="
+    return b"".join(b";" + pair for pair in others) + b"\r\n\r\n"
 
 
 def listener_host(address: Address) -> bytes:

@@ -37,7 +37,7 @@ class RetryBudget:
             self._run()
 
     def _run(self) -> None:
-        while self._waiting and self.running < max(LEAST, SHARE * self.active):
+        while self._waiting and self.running < max(LEAST, int(SHARE * self.active)):
             self.running += 1
             self.total += 1
             if not self._waiting.popleft()():

@@ -105,7 +105,7 @@ def smooth_cycle(weights: Sequence[int]) -> list[int]:
 def _round_robin(targets: Sequence[T], turn: int) -> Callable[[str], T]:
     cycle = [targets[position] for position in smooth_cycle([t.weight for t in targets])]
     length = len(cycle)
-    at = turn * (length // 2 + 1) % length - 1
+    at = turn % length - 1
 
     def choose(_client: str) -> T:
         nonlocal at
@@ -144,29 +144,42 @@ def _least_outstanding(targets: Sequence[T], turn: int) -> Callable[[str], T]:
         best = twice[at]
         least = best.load()
         if least:
-            for target in twice[at + 1 : at + look]:
+            found = at
+            for position, target in enumerate(twice[at + 1 : at + look], at + 1):
                 load = target.load()
                 if load < least:
+                    best, least, found = target, load, position
                     if not load:
-                        return target
-                    best, least = target, load
+                        break
+            # On from the chosen one, or whoever stands after a busy target would get its turns too.
+            at = found if found < count else found - count
         return best
 
     if equal:
         return choose_equal
     cycle = [targets[position] for position in smooth_cycle([t.weight for t in targets])]
     length = len(cycle)
+    start = at
 
     def choose(_client: str) -> T:
-        nonlocal at
+        # Idle targets are alike, whatever their weights (so has HAProxy's leastconn): the cycle gives
+        # each its share of single requests, which would all go to the heaviest otherwise.
+        nonlocal at, start
         at = (at + 1) % length
         best = cycle[at]
-        least = (best.load() + 1) / best.weight
-        start = at % count
-        for target in twice[start : start + look]:
-            share = (target.load() + 1) / target.weight
+        load = best.load()
+        if not load:
+            return best
+        least = (load + 1) / best.weight
+        found = start
+        for position, target in enumerate(twice[start : start + look], start):
+            load = target.load()
+            share = (load + 1) / target.weight if load else 0.0
             if share < least:
-                best, least = target, share
+                best, least, found = target, share, position
+                if not load:
+                    break
+        start = (found + 1) % count
         return best
 
     return choose
@@ -189,5 +202,5 @@ def _source_ip_hash(targets: Sequence[T]) -> Callable[[str], T]:
 def rendezvous(client: str, target: str, weight: int) -> float:
     """The weighted rendezvous score: when a target goes, only its own clients move."""
     digest = blake2b(f"{client}|{target}".encode(), digest_size=8).digest()
-    share = (int.from_bytes(digest) + 1) / (2**64 + 1)
+    share = ((int.from_bytes(digest) >> 12) + 0.5) / 2**52  # 52 bits: never rounded to 0 or 1
     return -weight / math.log(share)

@@ -11,6 +11,7 @@ from typing import Protocol
 from fastlb.data_plane.http_client import TargetConnection
 from fastlb.data_plane.response_head import ResponseReader
 from fastlb.data_plane.target_runtime import TargetRuntime
+from fastlb.data_plane.timers import TimerWheel
 
 # What a refused connection looks like: nobody listens, or no socket file is there.
 _REFUSED = {
@@ -45,27 +46,31 @@ class Waiter(Protocol):
 class TargetPool:
     """Idle connections of one target, last used first; the oldest are closed when their time is over."""
 
-    __slots__ = ("_closed", "_idle", "_loop", "_reader", "_tasks", "keepalive", "learned", "target")
+    __slots__ = ("_idle", "_loop", "_reader", "_tasks", "_timers", "keeps", "learned", "target")
 
     def __init__(
-        self, target: TargetRuntime, loop: asyncio.AbstractEventLoop, reader: ResponseReader
+        self,
+        target: TargetRuntime,
+        loop: asyncio.AbstractEventLoop,
+        timers: TimerWheel,
+        reader: ResponseReader,
     ) -> None:
         self.target = target
+        self._timers = timers
         self._loop = loop
         self._reader = reader
         self._idle: deque[TargetConnection] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self.learned = float("inf")
         """What is known of the target's own keep-alive timeout; we close before it does."""
-        self._closed = False
+        self.keeps = target.group.settings.keepalive_timeout > 0
+        """Whether connections are kept at all."""
 
     def take(self, *, surely_open: bool) -> TargetConnection | None:
         """An idle connection, or None. `surely_open` asks the kernel whether the target has closed it or
         sent something: worth a system call for a request that cannot be sent twice."""
         while self._idle:
             connection = self._idle.pop()
-            if connection.transport.is_closing():
-                continue
             if surely_open and _readable(connection.transport):
                 connection.close()
                 continue
@@ -102,11 +107,11 @@ class TargetPool:
     def release(self, connection: TargetConnection, reusable: bool) -> None:
         """A connection is idle, or was closed by the target while it was."""
         if reusable:
-            timeout = self.target.group.settings.keepalive_timeout
             if connection.learned_timeout is not None:
                 self.learned = min(self.learned, connection.learned_timeout * 0.75)
-            if timeout and self.learned > 0.1 and not self._closed:
-                connection.idle_since = self._loop.time()
+                connection.learned_timeout = None
+            if self.keeps:
+                connection.idle_since = self._timers.now
                 self._idle.append(connection)
             else:
                 connection.close()
@@ -114,13 +119,15 @@ class TargetPool:
             # It closed first: next time we do. A kill closes connections of every age, so that only a
             # plausible keep-alive timeout is learned.
             self._idle.remove(connection)
-            age = self._loop.time() - connection.idle_since
+            age = self._timers.now - connection.idle_since
             if age > 0.5:
                 self.learned = min(self.learned, max(age * 0.75, 0.4))
 
     def expire(self, now: float) -> None:
         """Close what has been idle for too long; called once a tick."""
-        limit = now - min(self.target.group.settings.keepalive_timeout, self.learned)
+        timeout = self.target.group.settings.keepalive_timeout
+        self.keeps = timeout > 0 and self.learned > 0
+        limit = now - min(timeout, self.learned)
         while self._idle and self._idle[0].idle_since < limit:
             self._idle.popleft().close()
 
@@ -129,7 +136,7 @@ class TargetPool:
         self.learned = float("inf")
 
     def close(self) -> None:
-        self._closed = True
+        self.keeps = False
         while self._idle:
             self._idle.pop().close()
 

@@ -118,7 +118,8 @@ class TcpConnection:
 
     def _try_targets(self) -> None:
         """Begin a connect to the next target; a client for whom none is left is reset."""
-        if len(self._tried) <= self._group.settings.retries:
+        # Nothing was sent, which has cost nobody anything: each eligible target may be tried.
+        if self._group.settings.retries > 0 or not self._tried:
             target = self._group.pick(self._client_ip, self._tried)
             if target is not None:
                 self._tried.append(target)
@@ -221,6 +222,7 @@ class TcpConnection:
         owner = self._owner
         self._connected_in = owner.loop.time() - self._began
         target.connections += 1
+        target.answering += 1  # a stream may be silent for as long as it likes
         if not target.address.is_unix:
             to_target.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._pump = Pump(owner.loop, self._client, to_target, self._on_pump_done, target)
@@ -232,6 +234,7 @@ class TcpConnection:
         assert target is not None
         self._pump = self._target = self._to_target = None
         target.connections -= 1
+        target.answering -= 1
         target.end(self._connected_in)
         owner = self._owner
         owner.bytes_in += pump.bytes_a_to_b

@@ -13,8 +13,6 @@ from typing import Protocol
 TICK = 0.1
 """Seconds. Fine enough for the least timeout that makes sense here, and ten wake-ups a second cost nothing."""
 
-NEVER = float("inf")
-
 
 class Timed(Protocol):
     """What can be armed. `armed_tick` is the wheel's own; begin with 0 and leave it alone."""
@@ -52,7 +50,7 @@ class TimerWheel:
         if armed:
             if deadline >= armed * TICK:
                 return
-            self._buckets[armed].discard(item)
+            self._leave(item, armed)
         # One tick more than the quotient, so that it never fires early; never into the past.
         tick = max(int(deadline / TICK), self._last_tick) + 1
         item.armed_tick = tick
@@ -65,8 +63,13 @@ class TimerWheel:
     def disarm(self, item: Timed) -> None:
         """Forget `item`; to be called when its connection ends, so that the wheel holds no dead ones."""
         if item.armed_tick:
-            self._buckets[item.armed_tick].discard(item)
+            self._leave(item, item.armed_tick)
             item.armed_tick = 0
+
+    def _leave(self, item: Timed, tick: int) -> None:
+        bucket = self._buckets.get(tick)
+        if bucket is not None:  # else it is the one that is being fired
+            bucket.discard(item)
 
     def _run(self) -> None:
         self._handle = self._loop.call_later(TICK, self._run)
@@ -85,5 +88,5 @@ class TimerWheel:
                 item.armed_tick = 0
                 if item.deadline <= now:
                     item.on_deadline(now)
-                elif item.deadline != NEVER:
+                else:
                     self.arm(item, item.deadline)

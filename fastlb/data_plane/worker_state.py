@@ -32,6 +32,8 @@ class Connection(Protocol):
     def abort(self, reason: str) -> None: ...
 
 
+_THREE_HEX = [b"%03x" % number for number in range(4096)]
+
 DRAIN_GRACE = 1.0
 """A keep-alive connection that was busy so recently is not closed at a stop: its next request is likely
 on its way, and is answered with `Connection: close`."""
@@ -65,7 +67,6 @@ class WorkerState:
         self._statuses = [0] * 6
         self._pipe = pipe
         self._trace_prefix = b""
-        self._trace_second = 0
         self._trace_random = os.urandom(8).hex().encode()
         self._trace_count = int.from_bytes(os.urandom(4))
         self.row[Worker.PID] = os.getpid()
@@ -91,8 +92,11 @@ class WorkerState:
 
         The 24 are this worker's random 16 and a counter: as unique, and cheaper than random each time.
         """
-        count = self._trace_count = (self._trace_count + 1) & 0xFFFFFFFF
-        return self._trace_prefix + b"%08x" % count
+        count = self._trace_count = self._trace_count + 1
+        low = count & 0xFFF
+        if not low:
+            self._renew_trace_prefix()
+        return self._trace_prefix + _THREE_HEX[low]
 
     def flush(self) -> None:
         """Store the counts in shared memory."""
@@ -111,7 +115,7 @@ class WorkerState:
         row[Worker.BYTES_OUT] = self.bytes_out
         row[Worker.GENERATION] = self.generation
         row[Worker.ACCEPT_PAUSES] = self.accept_pauses
-        self.targets.flush(self.timers.now)
+        self.targets.flush()
 
     def on_tick(self) -> None:
         """Ten times a second: store the counts, close idle pooled connections, go on draining."""
@@ -119,20 +123,21 @@ class WorkerState:
         self.flush()
         now = self.timers.now
         for target in self.targets.targets.values():
-            if target.pool:
-                target.pool.expire(now)
+            target.pool.expire(now)
         if self.draining:
             for connection in tuple(self.connections):
                 connection.begin_drain()
 
     def _renew_trace_prefix(self) -> None:
-        second = int(time.time())
-        if second != self._trace_second:
-            self._trace_second = second
-            self._trace_prefix = b"1-%08x-%b" % (second & 0xFFFFFFFF, self._trace_random)
+        """What all trace ids begin with, until the time or the counter's upper digits change."""
+        self._trace_prefix = b"1-%08x-%b%05x" % (
+            int(time.time()) & 0xFFFFFFFF,
+            self._trace_random,
+            (self._trace_count >> 12) & 0xFFFFF,
+        )
 
     def _report(self, evidence: Evidence) -> None:
         send(self._pipe, evidence)
 
     def _new_target(self, target: TargetRuntime) -> None:
-        target.pool = TargetPool(target, self.loop, self.responses)
+        target.pool = TargetPool(target, self.loop, self.timers, self.responses)

@@ -170,6 +170,8 @@ class TargetHealth:
         """Take in one observation; the Transition where it changed the verdict."""
         old, was_suspect = self.state, self.suspect
         match seen:
+            case CheckPassed() | CheckFailed() | CheckUnclear() if not self.check.enabled:
+                return None  # of a time when checks were on: nobody would check again
             case CheckPassed(started):
                 reason = self._passed(started, now)
             case CheckFailed(started, why):

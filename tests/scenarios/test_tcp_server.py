@@ -31,7 +31,7 @@ class FakeTarget:
 
     def __init__(self, address: Address) -> None:
         self.address = address
-        self.in_flight = self.connections = self.begun = 0
+        self.in_flight = self.connections = self.answering = self.begun = 0
         self.from_target = self.to_target = 0
         self.latencies: list[float | None] = []
         self.failures: list[tuple[str, str]] = []
@@ -266,7 +266,8 @@ def test_all_refused_resets_the_client(stage: Stage) -> None:
     client, _ = stage.connect(first, second, third, retries=1)
     with pytest.raises(ConnectionResetError):
         client.recv(1)
-    assert (first.begun, second.begun, third.begun) == (1, 1, 0)
+    # A refused connect has cost nobody anything: each eligible target is tried.
+    assert (first.begun, second.begun, third.begun) == (1, 1, 1)
     assert stage.worker.errors == 1
     assert not stage.worker.connections
 
