@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.processes import wait_until
-from tests.support.raw_client import Answer, Ended, RawClient, split
+from tests.support.raw_client import Answer, Ended, RawClient, pause_between, split
 from tests.support.raw_target import request_target
 from tests.wire.bench_of_wires import Bench, bench
 from tests.wire.corpus import RequestCase, one_of, request_cases
@@ -36,7 +36,8 @@ def run_case(case: RequestCase, wires: Bench, how: str, number: int) -> None:
     wires.target.forget()
     seed = zlib.crc32(case.name.encode()) + number
     with RawClient(wires.port) as client:
-        client.send(split(case.data, how, seed))
+        pieces = split(case.data, how, seed)
+        client.send(pieces, pause_between(pieces))
         if case.fin:
             client.finish()
         answers = read_answers(case, client)
