@@ -14,6 +14,30 @@ CLEARLY_LOWER = 0.95
 """Of the asker's connections: below it a slot moves. Under the 1.1 × mean that is promised, and far
 enough from 1 that two workers of the same load do not throw a slot to and fro."""
 
+LEAST_DIFFERENCE = 4
+"""Connections; smaller differences are chance and pass by themselves."""
+RELIEF_BURST = 50
+RELIEF_A_SECOND = 10.0
+"""A burst of new connections is evened out at once. In the long run slots move seldom: each move is a
+publication that all workers read, and the counts of short connections differ at every look."""
+
+
+class ReliefBudget:
+    """Lets `RELIEF_BURST` slots move for relief at once, and `RELIEF_A_SECOND` in the long run."""
+
+    def __init__(self, now: float) -> None:
+        self._left = float(RELIEF_BURST)
+        self._at = now
+
+    def take(self, now: float) -> bool:
+        """Whether one more may move."""
+        self._left = min(self._left + (now - self._at) * RELIEF_A_SECOND, RELIEF_BURST)
+        self._at = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
 
 class Relief(NamedTuple):
     """`asker` holds too many connections and wants another worker to accept from `slot`."""
@@ -64,7 +88,8 @@ def assign_slots(
     for asker, slot in relief:
         if slot < slots and final[slot] == asker and asker in connections:
             least = _least(connections, held)
-            if connections[least] < connections[asker] * CLEARLY_LOWER - 1:
+            clearly = connections[asker] * CLEARLY_LOWER
+            if connections[least] < min(clearly, connections[asker] - LEAST_DIFFERENCE):
                 final[slot] = least
                 held[asker] -= 1
                 held[least] += 1

@@ -26,7 +26,7 @@ from fastlb.control_plane.health_monitor import HealthMonitor
 from fastlb.control_plane.listen_sockets import ListenSockets
 from fastlb.control_plane.publication import Publication
 from fastlb.control_plane.run_dir import RunDir
-from fastlb.control_plane.slot_assignment import Relief, assign_slots, home_of
+from fastlb.control_plane.slot_assignment import Relief, ReliefBudget, assign_slots, home_of
 from fastlb.control_plane.status import Status
 from fastlb.control_plane.takeover import end_orphans, take_over, terminate_orphans
 from fastlb.control_plane.target_registry import TargetRegistry
@@ -89,6 +89,7 @@ class Supervisor:
         self._orphans_end: asyncio.Task[None] | None = None
         self._ticking: asyncio.TimerHandle | None = None
         self._hung: set[int] = set()
+        self._relief = ReliefBudget(time.monotonic())
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
@@ -239,7 +240,7 @@ class Supervisor:
     def _on_message(self, worker: Worker, message: Message) -> None:
         if isinstance(message, Evidence):
             self._monitor.on_evidence(message)
-        elif isinstance(message, Relieve):
+        elif isinstance(message, Relieve) and self._relief.take(time.monotonic()):
             self._assign(Relief(worker.index, message.slot))
 
     def _end_orphans(self) -> None:

@@ -9,7 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastlb.control_plane.restart_delay import RestartDelay
-from fastlb.control_plane.slot_assignment import Relief, assign_slots, home_of
+from fastlb.control_plane.slot_assignment import (
+    RELIEF_BURST,
+    Relief,
+    ReliefBudget,
+    assign_slots,
+    home_of,
+)
 
 indexes = st.integers(0, 7)
 
@@ -61,6 +67,12 @@ def test_relief_moves_a_slot_to_a_really_lower_worker() -> None:
     assert assign_slots(2, 2, {0: 300, 1: 200}, (0, 1), [Relief(0, 0)]) == (1, 1)
     assert assign_slots(2, 2, {0: 300, 1: 299}, (0, 1), [Relief(0, 0)]) == (0, 1)
     assert assign_slots(2, 2, {0: 2, 1: 1}, (0, 1), [Relief(0, 0)]) == (0, 1)
+
+
+def test_relief_in_the_long_run_is_seldom() -> None:
+    budget = ReliefBudget(0.0)
+    assert [budget.take(0.0) for _ in range(RELIEF_BURST + 1)] == [True] * RELIEF_BURST + [False]
+    assert sum(budget.take(at / 100) for at in range(1000)) == 99
 
 
 def test_relief_for_a_slot_of_somebody_else_is_stale() -> None:
