@@ -542,6 +542,8 @@ class HttpConnection(asyncio.Protocol):
         """The worker stops: an idle connection is closed; others are told with their next answer.
 
         One that was busy a moment ago will most likely send again, and is told then."""
+        if self.transport is None:
+            return  # accepted just now: the loop has not made its transport yet
         if self._exchange is None and self._turn in (_IDLE, _HEAD) and not self._ahead:
             quiet = self.worker.timers.now - self.idle_since
             if quiet >= self.worker.drain_grace and not _readable(self.transport):
@@ -556,7 +558,8 @@ class HttpConnection(asyncio.Protocol):
                 exchange.leave_suspect()
 
     def abort(self, reason: str) -> None:
-        self.transport.abort()
+        if self.transport is not None:
+            self.transport.abort()
 
     def _count(self, exchange: Exchange, status: int) -> None:
         worker = self.worker
