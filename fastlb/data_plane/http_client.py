@@ -65,6 +65,7 @@ class TargetConnection(asyncio.Protocol):
         "_interim",
         "_last_block",
         "_left",
+        "_paused",
         "_reader",
         "_release",
         "_reusable",
@@ -98,6 +99,7 @@ class TargetConnection(asyncio.Protocol):
         self._state = _IDLE
         self._held = b""
         self._left = 0
+        self._paused = False
         self._interim = 0
         self._decoder: ChunkedDecoder | None = None
         self._last_block: ResponseBlock | None = None
@@ -260,6 +262,8 @@ class TargetConnection(asyncio.Protocol):
         self._state = _IDLE
         self.fresh = False
         reusable = self._reusable and not leftover and receiver.request_done
+        if self._paused:
+            self.pace(True)  # for a slow reader; the next one who gets it is another
         if not reusable:
             self.close()
         self._release(self, reusable)
@@ -299,6 +303,15 @@ class TargetConnection(asyncio.Protocol):
         else:
             detail = "the target closed the connection inside a response"
             receiver.on_target_lost(RequestError(502, "http_response_incomplete", detail), "reset")
+
+    def pace(self, wanted: bool) -> None:
+        """Read the response, or leave it where it is while nobody takes it."""
+        if self._paused is wanted:
+            self._paused = not wanted
+            if wanted:
+                self.transport.resume_reading()
+            else:
+                self.transport.pause_reading()
 
     def pause_writing(self) -> None:
         self.write_paused = True

@@ -38,7 +38,7 @@ _WRITE_HIGH = 65536
 
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 
-# Whose turn it is, for the deadline.
+# Whose turn it is, for the deadline. _CLIENT: to take what was written, before its next request is read.
 _IDLE, _HEAD, _TARGET, _CLIENT, _LINGER, _GONE = range(6)
 
 
@@ -50,6 +50,7 @@ class HttpConnection(asyncio.Protocol):
         "_closing",
         "_eof",
         "_exchange",
+        "_full_since",
         "_last_block",
         "_linger_left",
         "_reading",
@@ -88,6 +89,7 @@ class HttpConnection(asyncio.Protocol):
         self.deadline = 0.0
         self.idle_since = 0.0
         self._exchange: Exchange | None = None
+        self._full_since = 0.0
         self._ahead = b""
         self._last_block: HeaderBlock | None = None
         self._turn = _HEAD
@@ -111,10 +113,8 @@ class HttpConnection(asyncio.Protocol):
         self.worker.bytes_in += len(data)
         exchange = self._exchange
         if exchange is None:
-            if self._turn >= _LINGER:
-                self._linger_left -= len(data)
-                if self._linger_left < 0:
-                    self.transport.abort()
+            if self._turn >= _CLIENT:
+                self._set_aside(data)
                 return
             self._read_request(self._ahead + data if self._ahead else data)
         elif exchange.request_done:
@@ -124,13 +124,23 @@ class HttpConnection(asyncio.Protocol):
         else:
             self._feed(exchange, data)
 
+    def _set_aside(self, data: bytes) -> None:
+        """Bytes of a client that has to read first, or of one whose connection ends."""
+        if self._turn == _CLIENT:
+            self._ahead += data
+            self.update_reading()
+            return
+        self._linger_left -= len(data)
+        if self._linger_left < 0:
+            self.transport.abort()
+
     def eof_received(self) -> bool:
         """A client may end its side and wait for the answer to what it sent: keep the other side."""
         self._eof = True
         exchange = self._exchange
         if exchange is None:
             # Nothing is in progress, unless requests sent ahead wait for their turn of the loop.
-            return self._turn == _IDLE and bool(self._ahead)
+            return self._turn == _CLIENT or (self._turn == _IDLE and bool(self._ahead))
         if not exchange.request_done:
             self._refuse(RequestError(400, "http_request_error", "the body ended early"))
         return True
@@ -148,29 +158,30 @@ class HttpConnection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._writable = False
+        self._full_since = self.worker.timers.now
         self._pace_target()
 
     def resume_writing(self) -> None:
         self._writable = True
         self._pace_target()
-        if self._turn == _TARGET:
-            self.await_for(self.listener.settings.idle_timeout)
+        exchange = self._exchange
+        if exchange is not None:
+            self.await_for(self._patience(exchange))
+        elif self._turn == _CLIENT:
+            self._become_idle()
 
     def _pace_target(self) -> None:
         """Read the response only as fast as the client takes it."""
         exchange = self._exchange
         connection = exchange.connection if exchange is not None else None
         if connection is not None and not connection.transport.is_closing():
-            if self._writable:
-                connection.transport.resume_reading()
-            else:
-                connection.transport.pause_reading()
+            connection.pace(self._writable)
 
     def update_reading(self) -> None:
         """Read the client only while what it sends has a place to go."""
         exchange = self._exchange
         if exchange is None:
-            wanted = True
+            wanted = self._turn != _CLIENT or len(self._ahead) <= AHEAD_BYTES
         elif exchange.request_done:
             wanted = len(self._ahead) <= AHEAD_BYTES
         else:
@@ -439,6 +450,13 @@ class HttpConnection(asyncio.Protocol):
         worker = self.worker
         now = worker.timers.now
         self.idle_since = now
+        if not self._writable:
+            # Its next request waits until it has read what it asked for before: answers to a client
+            # that sends and does not read would fill the memory.
+            self._turn = _CLIENT
+            self.await_for(self.listener.settings.idle_timeout)
+            self.update_reading()
+            return
         self._turn = _IDLE
         if self._ahead:
             # Through the loop, not by recursion: a client may have sent a thousand requests ahead.
@@ -521,6 +539,10 @@ class HttpConnection(asyncio.Protocol):
         if exchange is not None:
             if not self._writable:
                 # The client takes nothing: its silence, not the target's.
+                patience = self._full_since + self.listener.settings.idle_timeout - now
+                if patience > 0:
+                    self.await_for(patience)
+                    return
                 self._exchange = None
                 exchange.abandon()
                 self._count(exchange, exchange.status)
