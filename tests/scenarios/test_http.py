@@ -697,7 +697,11 @@ def vanish(client: RawClient) -> None:
 def test_a_client_that_vanishes_while_waiting_ends_the_targets_connection(
     stage: HttpStage,
 ) -> None:
-    way = stage.take(lambda target: (target.read_request(), target.never_answer())[1])
+    def script(target: RawConnection) -> None:
+        target.read_request()
+        target.never_answer()
+
+    way = stage.take(script)
     files = open_files(stage.worker())
     for _ in range(20):
         with RawClient(stage.port) as client:
