@@ -9,8 +9,8 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -21,6 +21,8 @@ from fastlb.demo import fleet as fleet_module
 from fastlb.demo.app import Told
 from fastlb.demo.fleet import DemoFleet
 from fastlb.errors import ConfigError
+from tests.support.processes import RUN_DIR_VARIABLE, alive, processes_of, wait_until
+from tests.support.targets import free_port
 
 
 @pytest.fixture(scope="module")
@@ -37,21 +39,6 @@ def client(fleet: DemoFleet) -> Iterator[httpx.Client]:
     with httpx.Client(transport=transport, base_url="http://demo", timeout=10) as one:
         yield one
         one.post("/fail?mode=off")
-
-
-def until(condition: Callable[[], bool], seconds: float = 15) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
-
-
-def alive(pid: int) -> bool:
-    """Whether the process exists and is no zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def answers(path: Path) -> bool:
@@ -140,7 +127,7 @@ def test_a_worker_that_kills_itself_answers_first_and_comes_back(fleet: DemoFlee
     transport = httpx.HTTPTransport(uds=str(fleet.sockets[1]))
     with httpx.Client(transport=transport, base_url="http://demo", timeout=10) as client:
         assert f"pid {pid}" in client.post("/kill").text
-    until(lambda: fleet.pids[1] != pid and answers(fleet.sockets[1]))
+    wait_until(lambda: fleet.pids[1] != pid and answers(fleet.sockets[1]))
     assert fleet.folder.stat().st_mode & 0o777 == 0o700
 
 
@@ -161,7 +148,7 @@ def test_the_workers_end_with_a_killed_owner() -> None:
     assert alive(int(pid_text))
     owner.kill()
     owner.wait()
-    until(lambda: not alive(int(pid_text)), 5)
+    wait_until(lambda: not alive(int(pid_text)), 5)
     for path in Path(folder).iterdir():
         path.unlink()
     Path(folder).rmdir()
@@ -193,3 +180,36 @@ def test_the_configuration_of_the_demo() -> None:
     for wrong in ("tcp://127.0.0.1:1", "127.0.0.1:1", "http://x", "http://127.0.0.1:0"):
         with pytest.raises(ConfigError, match="--listen"):
             demo.listen_address(wrong)
+
+
+def test_the_command_serves_says_what_to_try_and_leaves_nothing(run_root: Path) -> None:
+    folder = Path(tempfile.mkdtemp(prefix="d", dir=run_root))
+    # TMPDIR, so that what is left of the fleet's folder would be seen.
+    environment = os.environ | {RUN_DIR_VARIABLE: str(folder / "r"), "TMPDIR": str(folder)}
+    port = free_port()
+    command = [sys.executable, "-m", "fastlb", "demo", "--workers", "1"]
+    command += ["--listen", f"http://127.0.0.1:{port}"]
+    output = folder / "output"
+    with output.open("wb") as stream:
+        process = subprocess.Popen(command, env=environment, stdout=stream, stderr=stream)
+    try:
+        wait_until(lambda: "curl http" in output.read_text(), 30, "what to try is printed")
+        names = {httpx.get(f"http://127.0.0.1:{port}/").headers["x-demo-worker"] for _ in range(6)}
+        assert names == {"demo-1", "demo-2", "demo-3"}
+        second = subprocess.run(
+            command,
+            env=environment | {RUN_DIR_VARIABLE: str(folder / "s")},
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+        assert second.returncode == 1
+        assert f"fastlb demo --listen http://127.0.0.1:{port + 1}" in second.stderr
+        process.terminate()
+        assert process.wait(20) == 0, output.read_text()
+    finally:
+        process.kill()
+        process.wait()
+    assert "Traceback" not in output.read_text()
+    assert not processes_of(folder)
+    assert not list(folder.glob("fastlb-demo-*"))
