@@ -205,7 +205,8 @@ def test_deaths_leak_no_descriptors_and_totals_outlive_them(tmp_path: Path) -> N
             )
             assert instance.status()["totals"]["requests"] == asked
         instance.until_ready()
-        wait_until(lambda: open_files(instance.process.pid) == before, "no descriptor more")
+        # The connection of a status may still have been open at the count before.
+        wait_until(lambda: open_files(instance.process.pid) <= before, "no descriptor more")
 
 
 def test_a_crash_looping_worker_is_tried_ever_later_and_loudly(tmp_path: Path) -> None:

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from fastlb.control_plane.takeover import find_orphans
+from fastlb.control_plane.listen_sockets import ListenSockets
+from fastlb.control_plane.run_dir import RunDir
+from fastlb.control_plane.takeover import find_orphans, take_over
 from fastlb.model.configuration import Configuration
 from fastlb.target_table import handover
 from fastlb.target_table.handover import HandoverError
@@ -22,7 +24,7 @@ from fastlb.target_table.pipe import InheritedFd, WorkerStart
 from fastlb.target_table.writer import TableWriter
 
 from .stand_in import Client, Instance, alive, ask_once, wait_until
-from .test_processes import Load
+from .test_processes import Load, listener
 
 
 def pids_of(instance: Instance) -> list[int]:
@@ -262,11 +264,41 @@ def test_junk_ends_the_connection_and_not_the_worker(tmp_path: Path, junk: bytes
     worker.close()
 
 
+def test_what_an_orphan_gives_is_checked_before_it_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FASTLB_RUN_DIR", str(tmp_path))
+    run_dir = RunDir.take("t")
+    bound = ListenSockets((listener("127.0.0.1:0"),), slots=2)
+    ((key, good),) = bound.sockets.items()
+    worker = Worker(run_dir.path, 1)
+    (deaf,) = worker.sockets["tcp://a:1"]
+    worker.sockets.clear()
+    worker.sockets |= {key: [*good, deaf], "tcp://127.0.0.1:1": [deaf]}
+    entry = TargetEntry(0, "web", "127.0.0.1:1", 1, False, "unhealthy", True, 7)
+    worker.table.publish(Snapshot(Configuration(), 1, (entry,), (0,)))
+    before = len(os.listdir("/proc/self/fd"))
+
+    found = take_over(run_dir, bound.listeners)
+    assert [one.pid for one in found.orphans] == [os.getpid()]
+    assert found.health == {("web", "127.0.0.1:1"): ("unhealthy", 7)}
+    assert found.slots == 2
+    assert list(found.sockets) == [key]
+    assert {one.getsockname() for one in found.sockets[key]} == {good[0].getsockname()}
+    taken = ListenSockets(bound.listeners, 3, found.sockets)  # one slot more beside the old ones
+    assert len(taken.sockets[key]) == 3
+    taken.close()
+    found.close()
+    wait_until(lambda: len(os.listdir("/proc/self/fd")) == before, "no descriptor is left")
+    worker.close()
+    bound.close()
+    os.unlink(worker.path)
+    run_dir.release()
+
+
 def test_the_sockets_of_dead_workers_are_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fastlb.control_plane.run_dir import RunDir
-
     monkeypatch.setenv("FASTLB_RUN_DIR", str(tmp_path))
     run_dir = RunDir.take("t")
     dead = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
