@@ -144,15 +144,15 @@ def _least_outstanding(targets: Sequence[T], turn: int) -> Callable[[str], T]:
         best = twice[at]
         least = best.load()
         if least:
-            found = at
-            for position, target in enumerate(twice[at + 1 : at + look], at + 1):
+            for target in twice[at + 1 : at + look]:
                 load = target.load()
                 if load < least:
-                    best, least, found = target, load, position
+                    best, least = target, load
                     if not load:
                         break
-            # On from the chosen one, or whoever stands after a busy target would get its turns too.
-            at = found if found < count else found - count
+            if best is not twice[at]:
+                # On from the chosen, or whoever stands after a busy target would get its turns too.
+                at = targets.index(best)
         return best
 
     if equal:
@@ -171,15 +171,15 @@ def _least_outstanding(targets: Sequence[T], turn: int) -> Callable[[str], T]:
         if not load:
             return best
         least = (load + 1) / best.weight
-        found = start
-        for position, target in enumerate(twice[start : start + look], start):
+        for target in twice[start : start + look]:
             load = target.load()
-            share = (load + 1) / target.weight if load else 0.0
+            if not load:
+                best = target
+                break
+            share = (load + 1) / target.weight
             if share < least:
-                best, least, found = target, share, position
-                if not load:
-                    break
-        start = (found + 1) % count
+                best, least = target, share
+        start = (targets.index(best) + 1) % count
         return best
 
     return choose
