@@ -45,6 +45,9 @@ class Client(Protocol):
     def await_for(self, seconds: float) -> None:
         """It is the target's turn; call `on_timeout` after `seconds` of silence."""
 
+    def await_body(self) -> None:
+        """The request's body is to come, or to be taken by the target, before any answer is due."""
+
     def write(self, data: bytes) -> None: ...
 
     def decide_keep(self, exchange: Exchange) -> bool:
@@ -93,6 +96,7 @@ class Exchange:
     _connecting: asyncio.Task[None] | None = None
     _body: list[bytes] | None = None
     _body_bytes = 0
+    _body_held = 0
     _body_left = 0
     _decoder: ChunkedDecoder | None = None
 
@@ -167,11 +171,12 @@ class Exchange:
         connection = self.connection
         if connection is not None:
             return connection.write_paused
-        return self._body is not None and sum(map(len, self._body)) >= HELD_BYTES
+        return self._body is not None and self._body_held >= HELD_BYTES
 
     def _send_body(self, encoded: bytes) -> None:
         if self._body is not None:
             self._body.append(encoded)
+            self._body_held += len(encoded)
         connection = self.connection
         if connection is not None and self._sent:
             connection.transport.write(encoded)
@@ -181,10 +186,7 @@ class Exchange:
 
     def _forget_body(self) -> None:
         """Keep what was sent only while it may be sent once more."""
-        body = self._body
-        if body is not None and (
-            self.head.method not in IDEMPOTENT or sum(map(len, body)) > REPLAY_BYTES
-        ):
+        if self._body_held > REPLAY_BYTES or self.head.method not in IDEMPOTENT:
             self._body = None
 
     # -- to a target
@@ -217,7 +219,10 @@ class Exchange:
             self._forget_body()
         target.bytes_out += len(data)
         connection.start(self, data)
-        self.client.await_for(self.group.settings.response_timeout)
+        if self.request_done:
+            self.client.await_for(self.group.settings.response_timeout)
+        else:
+            self.client.await_body()
 
     def on_connect_failed(self, error: OSError) -> None:
         self._connecting = None
@@ -244,7 +249,10 @@ class Exchange:
         if self.head.block.http_11:
             lines = without_length(head.block.forwarded)
             self.client.write(head.line + lines + b"\r\n")
-        self.client.await_for(self.group.settings.response_timeout)
+        if self.request_done:
+            self.client.await_for(self.group.settings.response_timeout)
+        else:
+            self.client.await_body()
 
     def on_upgrade(self, head: ResponseHead, rest: bytes) -> None:
         connection = self.connection

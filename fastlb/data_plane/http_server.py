@@ -352,6 +352,9 @@ class HttpConnection(asyncio.Protocol):
         if deadline < self.armed_tick * TICK or not self.armed_tick:
             timers.arm(self, deadline)
 
+    def await_body(self) -> None:
+        self.await_for(self.listener.settings.idle_timeout)
+
     def write(self, data: bytes) -> None:
         self.worker.bytes_out += len(data)
         self.transport.write(data)
