@@ -213,7 +213,11 @@ class TargetRegistry:
         known = self._at.get((group.name, address))
         if known is not None and not known.draining:
             raise FastlbError(f"target {address} is registered twice in group {group.name}")
-        index = heapq.heappop(self._released) if self._released else len(self._targets) + len(self._unreleased)
+        index = (
+            heapq.heappop(self._released)
+            if self._released
+            else len(self._targets) + len(self._unreleased)
+        )
         if index >= TARGETS:
             raise FastlbError(
                 f"group {group.name}: no room for target {address}: at most {TARGETS} at once"

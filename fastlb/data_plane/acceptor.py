@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
+import resource
 import socket
 from collections.abc import Callable
 
@@ -28,6 +30,9 @@ LEAST_GRANT = 8
 """Accepts after a wait in which nobody took the slot; twice as many after the next, up to BATCH. A whole
 batch each time would make a burst of new connections uneven again."""
 SHORTAGE_PAUSE = 0.1
+DESCRIPTORS_KEPT = 0.25
+"""Share of the limit of open files that new clients don't get: the requests of those who are in need
+connections to targets."""
 REFUSED_SHARE = 0.05
 """Connections over max_connections, as a share of it, that are accepted to be told 503."""
 
@@ -82,6 +87,7 @@ class Acceptor:
         "_listening",
         "_relieve",
         "_resume",
+        "_short",
         "_socket",
         "_state",
         "slot",
@@ -109,6 +115,7 @@ class Acceptor:
         self._grant = LEAST_GRANT
         self._granted = 0
         self._listening = False
+        self._short = False
         self._resume: asyncio.TimerHandle | None = None
 
     def serve(self, limit: int) -> None:
@@ -134,7 +141,7 @@ class Acceptor:
         served = self.wanted
         self.leave()
         if served:
-            while self._accept_one():
+            while self._accept_one(float("inf")):
                 pass
         self._socket.close()
 
@@ -154,9 +161,13 @@ class Acceptor:
     def _on_resume(self) -> None:
         self._resume = None
         if self.wanted and not self._listening:
-            self._listen()
+            if self._short and not _descriptors_left(self._fd):
+                self._shortage()
+            else:
+                self._listen()
 
     def _on_readable(self) -> None:
+        most = _most_descriptors()
         for _ in range(BATCH):
             if self._granted:
                 self._granted -= 1
@@ -167,10 +178,11 @@ class Acceptor:
                 self._grant = min(2 * self._grant, BATCH)
                 self._pause_for(RELIEF_PATIENCE)
                 return
-            if not self._accept_one():
+            if not self._accept_one(most):
                 break
 
-    def _accept_one(self) -> bool:
+    def _accept_one(self, most: float) -> bool:
+        """Whether there may be more; a connection whose descriptor is `most` or higher is the last."""
         state = self._state
         total, _ = self._crowd.counts()
         refused = total >= self._limit
@@ -191,12 +203,30 @@ class Acceptor:
         state.accepted += 1
         if refused:
             state.rejected += 1
+        short = connection.fileno() >= most  # the kernel gives the lowest that is free
         self._accepted(connection, address[0], refused)
-        return True
+        if short:
+            self._shortage()
+        return not short
 
     def _shortage(self) -> None:
         """Out of descriptors or room: leave clients in the queue, serve those that are in, look again
         soon. Accepting in a loop that fails would burn a core."""
         self._state.accept_pauses += 1
+        self._short = True
         if self.wanted and self._resume is None:
             self._pause_for(SHORTAGE_PAUSE)
+
+
+def _most_descriptors() -> float:
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0] * (1 - DESCRIPTORS_KEPT)
+
+
+def _descriptors_left(some: int) -> bool:
+    """Whether the lowest free descriptor is one that a new client may have; `some` is any open one."""
+    try:
+        lowest = os.dup(some)
+    except OSError:
+        return False
+    os.close(lowest)
+    return lowest < _most_descriptors()

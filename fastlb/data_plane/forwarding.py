@@ -179,7 +179,7 @@ class Exchange:
             self._body_held += len(encoded)
         connection = self.connection
         if connection is not None and self._sent:
-            connection.transport.write(encoded)
+            connection.send_body(encoded)
             if self.target is not None:
                 self.target.sent(len(encoded))
             self._forget_body()

@@ -69,7 +69,9 @@ class TargetConnection(asyncio.Protocol):
         "_reader",
         "_release",
         "_reusable",
+        "_send_soon",
         "_state",
+        "_to_send",
         "bytes_seen",
         "fresh",
         "idle_since",
@@ -85,6 +87,7 @@ class TargetConnection(asyncio.Protocol):
         target: TargetRuntime,
         reader: ResponseReader,
         release: Callable[[TargetConnection, bool], None],
+        send_soon: Callable[[TargetConnection], None],
     ) -> None:
         self.target = target
         self.transport: asyncio.Transport = cast(asyncio.Transport, None)
@@ -96,6 +99,8 @@ class TargetConnection(asyncio.Protocol):
         self.write_paused = False
         self._reader = reader
         self._release = release
+        self._send_soon = send_soon
+        self._to_send = b""
         self._state = _IDLE
         self._held = b""
         self._left = 0
@@ -116,6 +121,18 @@ class TargetConnection(asyncio.Protocol):
         self._state = _HEAD
         self._interim = 0
         self.bytes_seen = False
+        self._to_send = data
+        self._send_soon(self)
+
+    def send_now(self) -> None:
+        """What `start` put off to the end of this turn of the loop."""
+        data, self._to_send = self._to_send, b""
+        if data:
+            self.transport.write(data)
+
+    def send_body(self, data: bytes) -> None:
+        """The next bytes of the request's body."""
+        self.send_now()
         self.transport.write(data)
 
     def data_received(self, data: bytes) -> None:
@@ -332,6 +349,6 @@ class TargetConnection(asyncio.Protocol):
     def close(self) -> None:
         """Close at once; nothing that is still to be sent matters any more."""
         self._state = _CLOSED
-        self._held = b""
+        self._held = self._to_send = b""
         if self.transport is not None:
             self.transport.abort()

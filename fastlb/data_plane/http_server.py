@@ -19,6 +19,7 @@ from fastlb.data_plane.forwarding import Exchange
 from fastlb.data_plane.http_client import TargetConnection
 from fastlb.data_plane.listener_runtime import HttpListener, RequestFacts
 from fastlb.data_plane.request_head import HeaderBlock, RequestHead
+from fastlb.data_plane.splice import reset_at_close
 from fastlb.data_plane.timers import TICK
 from fastlb.data_plane.tunnel import Tunnel, detach
 from fastlb.data_plane.worker_state import WorkerState
@@ -35,6 +36,8 @@ LINGER_SECONDS = 2.0
 a reset, which can overtake the answer."""
 LINGER_BYTES = 1 << 20
 _WRITE_HIGH = 65536
+_SEND_BYTES = 32768
+"""More than this is sent at once and not at the end of the loop's turn."""
 
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 
@@ -54,6 +57,7 @@ class HttpConnection(asyncio.Protocol):
         "_last_block",
         "_linger_left",
         "_reading",
+        "_to_send",
         "_turn",
         "_writable",
         "armed_tick",
@@ -91,6 +95,7 @@ class HttpConnection(asyncio.Protocol):
         self._exchange: Exchange | None = None
         self._full_since = 0.0
         self._ahead = b""
+        self._to_send = b""
         self._last_block: HeaderBlock | None = None
         self._turn = _HEAD
         self._eof = False
@@ -137,6 +142,7 @@ class HttpConnection(asyncio.Protocol):
     def eof_received(self) -> bool:
         """A client may end its side and wait for the answer to what it sent: keep the other side."""
         self._eof = True
+        self.send_now()
         exchange = self._exchange
         if exchange is None:
             # Nothing is in progress, unless requests sent ahead wait for their turn of the loop.
@@ -274,6 +280,8 @@ class HttpConnection(asyncio.Protocol):
         worker.retries.active += 1
         if not exchange.request_done:
             rest = exchange.feed(rest) if rest else b""
+            if self._eof and not exchange.request_done:
+                raise RequestError(400, "http_request_error", "the body ended early")
         self._ahead = rest
         exchange.start()
         if self._exchange is exchange and (rest or not exchange.request_done):
@@ -357,7 +365,19 @@ class HttpConnection(asyncio.Protocol):
 
     def write(self, data: bytes) -> None:
         self.worker.bytes_out += len(data)
-        self.transport.write(data)
+        if self._to_send:
+            self._to_send += data
+        else:
+            self._to_send = data
+            self.worker.send_soon(self)
+        if len(self._to_send) > _SEND_BYTES:
+            self.send_now()
+
+    def send_now(self) -> None:
+        """What `write` put off to the end of this turn of the loop."""
+        data, self._to_send = self._to_send, b""
+        if data:
+            self.transport.write(data)
 
     def decide_keep(self, exchange: Exchange) -> bool:
         if (
@@ -376,6 +396,7 @@ class HttpConnection(asyncio.Protocol):
     def start_tunnel(
         self, exchange: Exchange, connection: TargetConnection, head: bytes, rest: bytes
     ) -> None:
+        self.send_now()
         size = self.transport.get_write_buffer_size()
         if size:
             # The rest of an earlier answer: the socket cannot be taken from under it. Rare (a client
@@ -443,8 +464,7 @@ class HttpConnection(asyncio.Protocol):
         self._exchange = None
         self.worker.errors += 1
         self._count(exchange, exchange.status)
-        self._turn = _GONE
-        self.transport.abort()
+        self._cut()
 
     # -- ends and errors
 
@@ -489,8 +509,7 @@ class HttpConnection(asyncio.Protocol):
             self._count(exchange, 0)
             if answered:
                 self.worker.errors += 1
-                self._turn = _GONE
-                self.transport.abort()
+                self._cut()
                 return
         self._error(error, head, keep=False)
 
@@ -523,13 +542,23 @@ class HttpConnection(asyncio.Protocol):
             return
         self._await_turn(_LINGER, LINGER_SECONDS)
         if not self.transport.is_closing():
+            self.send_now()
             self.transport.write_eof()
             self._exchange = None
             self.update_reading()
 
+    def _cut(self) -> None:
+        """End inside a response. By a reset: a body that ends with the connection would look whole."""
+        self._turn = _GONE
+        if not self.transport.is_closing():
+            self.send_now()
+            reset_at_close(self.transport.get_extra_info("socket"))
+            self.transport.abort()
+
     def _close(self) -> None:
         self._turn = _GONE
         self.await_for(self.listener.settings.idle_timeout)
+        self.send_now()
         self.transport.close()
 
     def _await_turn(self, turn: int, seconds: float) -> None:

@@ -208,7 +208,6 @@ def _read_block(
             if length is not None or not _DIGITS.fullmatch(value):
                 raise _bad("malformed or repeated Content-Length")
             length = value
-            drop = False
         elif name == b"transfer-encoding":
             if chunked or value.lower() != b"chunked":
                 raise _bad("Transfer-Encoding is not exactly one chunked")
@@ -258,17 +257,26 @@ def _read_block(
         proto_kept = proto_kept and b"x-forwarded-proto" not in extra
         port_kept = port_kept and b"x-forwarded-port" not in extra
     wants_upgrade = upgrade if b"upgrade" in options and http_11 else b""
-    size = 0 if length == b"0" or length is None else int(length)
+    if b"h2c" in wants_upgrade.lower():
+        # Inside a tunnel of HTTP/2 every rule and check here would be passed by; RFC 9113 dropped it.
+        wants_upgrade = b""
+    size = int(length) if length is not None else 0
+    # Written as it was understood, not as it came.
+    framing = b""
+    if chunked:
+        framing = b"Transfer-Encoding: chunked\r\n"
+    elif length is not None:
+        framing = b"Content-Length: %d\r\n" % size
     if wants_upgrade and (size or chunked):
         # A tunnel begins where the head ends; a body would leave two readings of the next byte.
         wants_upgrade = b""
+    if wants_upgrade:
+        framing += b"Connection: Upgrade\r\nUpgrade: %b\r\n" % wants_upgrade
     keep_alive = b"close" not in options and (http_11 or b"keep-alive" in options)
     rest = _trace_rest(trace) if trace else b"\r\n\r\n"
     return HeaderBlock(
         raw=head[at:],
-        forwarded=_added(
-            lines, fields, forwarded_for, proto_kept, port_kept, chunked, wants_upgrade, rest
-        ),
+        forwarded=_added(lines, fields, forwarded_for, proto_kept, port_kept, framing, rest),
         rest=rest,
         host=host,
         keep_alive=keep_alive,
@@ -308,8 +316,7 @@ def _added(
     forwarded_for: bytes,
     proto_kept: bool,
     port_kept: bool,
-    chunked: bool,
-    upgrade: bytes,
+    framing: bytes,
     rest: bytes,
 ) -> bytes:
     parts = [lines]
@@ -322,10 +329,7 @@ def _added(
         parts.append(b"X-Forwarded-Proto: http\r\n")
     if not port_kept:
         parts.append(b"X-Forwarded-Port: %b\r\n" % fields.port)
-    if chunked:
-        parts.append(b"Transfer-Encoding: chunked\r\n")
-    if upgrade:
-        parts.append(b"Connection: Upgrade\r\nUpgrade: %b\r\n" % upgrade)
+    parts.append(framing)
     has_root = b";root=" in rest.lower()
     parts.append(b"X-Amzn-Trace-Id: Self=" if has_root else b"X-Amzn-Trace-Id: Root=")
     return b"".join(parts)

@@ -108,7 +108,7 @@ def _read_block(head: bytes, at: int) -> ResponseBlock:
     chunked = False
     connection: list[bytes] = []
     timeout: float | None = None
-    upgrade = b""
+    upgrade = rewritten = b""
     kept: list[bytes] = []
     copied = at
     for match in _FIELDS.finditer(head, at - 1, len(head) - 2):
@@ -118,7 +118,10 @@ def _read_block(head: bytes, at: int) -> ResponseBlock:
             if length is not None or not _DIGITS.fullmatch(value):
                 raise _bad("malformed or repeated Content-Length")
             length = int(value)
-            continue
+            if match[0][15:] == b": %d" % length:
+                continue
+            # Framed for the client as it was understood here, not as it came.
+            rewritten = b"Content-Length: %d\r\n" % length
         if name == b"transfer-encoding":
             if chunked or value.lower() != b"chunked":
                 raise _bad("Transfer-Encoding is not exactly one chunked")
@@ -146,11 +149,12 @@ def _read_block(head: bytes, at: int) -> ResponseBlock:
             for line in lines.splitlines(keepends=True)
             if line.split(b":", 1)[0].lower() not in extra
         )
+    lines += rewritten
     raw = head[at:]
     return ResponseBlock(
         raw=raw,
         forwarded=lines,
-        unchanged=len(lines) + 2 == len(raw),
+        unchanged=not rewritten and len(lines) + 2 == len(raw),
         length=length,
         chunked=chunked,
         close=b"close" in named,

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import select
 from collections import deque
+from collections.abc import Callable
 from typing import Protocol
 
 from fastlb.data_plane.http_client import TargetConnection
@@ -46,7 +47,17 @@ class Waiter(Protocol):
 class TargetPool:
     """Idle connections of one target, last used first; the oldest are closed when their time is over."""
 
-    __slots__ = ("_idle", "_loop", "_reader", "_tasks", "_timers", "keeps", "learned", "target")
+    __slots__ = (
+        "_idle",
+        "_loop",
+        "_reader",
+        "_send_soon",
+        "_tasks",
+        "_timers",
+        "keeps",
+        "learned",
+        "target",
+    )
 
     def __init__(
         self,
@@ -54,11 +65,13 @@ class TargetPool:
         loop: asyncio.AbstractEventLoop,
         timers: TimerWheel,
         reader: ResponseReader,
+        send_soon: Callable[[TargetConnection], None],
     ) -> None:
         self.target = target
         self._timers = timers
         self._loop = loop
         self._reader = reader
+        self._send_soon = send_soon
         self._idle: deque[TargetConnection] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self.learned = float("inf")
@@ -86,7 +99,7 @@ class TargetPool:
 
     async def _open(self, waiter: Waiter) -> None:
         address = self.target.address
-        connection = TargetConnection(self.target, self._reader, self.release)
+        connection = TargetConnection(self.target, self._reader, self.release, self._send_soon)
         while True:
             try:
                 if address.is_unix:

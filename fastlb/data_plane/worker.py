@@ -249,6 +249,12 @@ class Worker:
             self._assign(self._snapshot)
 
     def _on_sigterm(self) -> None:
+        """systemd and the like send it to every process at once: the supervisor alone decides then."""
+        if not self._orphaned:
+            self._on_pipe()  # it may have died in this moment
+        if not self._orphaned:
+            log.info("SIGTERM is for the supervisor (pid %d); ignored", os.getppid())
+            return
         self._drain(self._snapshot.config.drain_timeout if self._snapshot is not None else 0.0)
 
     def _drain(self, seconds: float) -> None:

@@ -23,6 +23,12 @@ from fastlb.target_table.counters import Counters, Worker
 from fastlb.target_table.pipe import Evidence, send
 
 
+class Sender(Protocol):
+    """Who has something to send."""
+
+    def send_now(self) -> None: ...
+
+
 class Connection(Protocol):
     """A client connection of whatever protocol."""
 
@@ -65,6 +71,7 @@ class WorkerState:
         self.requests = self.errors = self.accepted = self.rejected = self.accept_pauses = 0
         self.bytes_in = self.bytes_out = 0
         self._statuses = [0] * 6
+        self._outbox: list[Sender] = []
         self._pipe = pipe
         self._trace_prefix = b""
         self._trace_random = os.urandom(8).hex().encode()
@@ -72,6 +79,21 @@ class WorkerState:
         self.row[Worker.PID] = os.getpid()
         self.row[Worker.STARTED_NS] = time.monotonic_ns()
         self._renew_trace_prefix()
+
+    def send_soon(self, sender: Sender) -> None:
+        """Call `sender.send_now()` when everything that has come in this turn of the loop is handled.
+
+        All of a turn's messages then leave in one go: whoever receives them is woken once and not for
+        each, which is most of what a small message costs.
+        """
+        if not self._outbox:
+            self.loop.call_soon(self._send_all)
+        self._outbox.append(sender)
+
+    def _send_all(self) -> None:
+        senders, self._outbox = self._outbox, []
+        for sender in senders:
+            sender.send_now()
 
     def connection_opened(self, connection: Connection) -> None:
         self.connections.add(connection)
@@ -140,4 +162,4 @@ class WorkerState:
         send(self._pipe, evidence)
 
     def _new_target(self, target: TargetRuntime) -> None:
-        target.pool = TargetPool(target, self.loop, self.timers, self.responses)
+        target.pool = TargetPool(target, self.loop, self.timers, self.responses, self.send_soon)
