@@ -242,6 +242,8 @@ class _Connection(asyncio.Protocol):
             try:
                 async with asyncio.timeout(options.timeout):
                     await self.run.loop.create_connection(lambda: self, options.host, options.port)
+                # Not by the loop's condition: the answer may be here already, and the next try begun.
+                return
             except (OSError, TimeoutError) as error:
                 self.run.fail("connect", repr(error))
                 self.name = None
