@@ -87,7 +87,6 @@ class Acceptor:
         "_listening",
         "_relieve",
         "_resume",
-        "_short",
         "_socket",
         "_state",
         "slot",
@@ -115,7 +114,6 @@ class Acceptor:
         self._grant = LEAST_GRANT
         self._granted = 0
         self._listening = False
-        self._short = False
         self._resume: asyncio.TimerHandle | None = None
 
     def serve(self, limit: int) -> None:
@@ -161,10 +159,10 @@ class Acceptor:
     def _on_resume(self) -> None:
         self._resume = None
         if self.wanted and not self._listening:
-            if self._short and not _descriptors_left(self._fd):
-                self._shortage()
-            else:
+            if _descriptors_left(self._fd):
                 self._listen()
+            else:
+                self._shortage()
 
     def _on_readable(self) -> None:
         most = _most_descriptors()
@@ -213,7 +211,6 @@ class Acceptor:
         """Out of descriptors or room: leave clients in the queue, serve those that are in, look again
         soon. Accepting in a loop that fails would burn a core."""
         self._state.accept_pauses += 1
-        self._short = True
         if self.wanted and self._resume is None:
             self._pause_for(SHORTAGE_PAUSE)
 
