@@ -234,7 +234,16 @@ class TargetRuntime:
 class GroupRuntime:
     """A TargetGroup's targets and the choice among them."""
 
-    __slots__ = ("_choose", "_eligible", "_turn", "fail_open", "name", "settings", "targets")
+    __slots__ = (
+        "_basis",
+        "_choose",
+        "_eligible",
+        "_turn",
+        "fail_open",
+        "name",
+        "settings",
+        "targets",
+    )
 
     def __init__(self, settings: TargetGroup, turn: int) -> None:
         self.name = settings.name
@@ -244,13 +253,19 @@ class GroupRuntime:
         self._turn = turn
         self._eligible: list[TargetRuntime] = []
         self._choose: Callable[[str], TargetRuntime] | None = None
+        self._basis: tuple[str, list[tuple[TargetRuntime, int]]] | None = None
+        """What `_choose` was made for."""
 
     def refilter(self) -> None:
-        """Who is eligible has changed."""
-        self._eligible, self.fail_open = eligible(self.targets)
-        self._choose = (
-            chooser(self.settings.algorithm, self._eligible, self._turn) if self._eligible else None
-        )
+        """Who is eligible may have changed."""
+        found, self.fail_open = eligible(self.targets)
+        algorithm = self.settings.algorithm
+        basis = (algorithm, [(target, target.weight) for target in found])
+        if basis == self._basis:
+            return  # a cycle that begins anew with each snapshot would favour its first targets
+        self._basis = basis
+        self._eligible = found
+        self._choose = chooser(algorithm, found, self._turn) if found else None
 
     def pick(self, client: str, tried: Sequence[TargetRuntime]) -> TargetRuntime | None:
         """A target for a client's request, none of those `tried` for it before."""

@@ -221,8 +221,8 @@ class TcpConnection:
         self._end_watch()
         owner = self._owner
         self._connected_in = owner.loop.time() - self._began
-        target.connections += 1
         target.answering += 1  # a stream may be silent for as long as it likes
+        target.connection_opened()
         if not target.address.is_unix:
             to_target.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._pump = Pump(owner.loop, self._client, to_target, self._on_pump_done, target)
@@ -233,8 +233,8 @@ class TcpConnection:
         target = self._target
         assert target is not None
         self._pump = self._target = self._to_target = None
-        target.connections -= 1
         target.answering -= 1
+        target.connection_closed()
         target.end(self._connected_in)
         owner = self._owner
         owner.bytes_in += pump.bytes_a_to_b
