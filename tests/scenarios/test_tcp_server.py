@@ -44,6 +44,12 @@ class FakeTarget:
         self.in_flight -= 1
         self.latencies.append(seconds)
 
+    def connection_opened(self) -> None:
+        self.connections += 1
+
+    def connection_closed(self) -> None:
+        self.connections -= 1
+
     def failed(self, kind: str, detail: str) -> None:
         self.failures.append((kind, detail))
 
