@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
+import socket
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fastlb.data_plane.client_address import TrustedProxies
+from fastlb.data_plane.http_server import HttpConnection
+from fastlb.data_plane.listener_runtime import HttpListener
+from fastlb.data_plane.worker_state import WorkerState
+from fastlb.model.address import Address
+from fastlb.model.listener import FixedResponse, Listener, Rule
+from fastlb.target_table.counters import Counters
 
 PROXIES = TrustedProxies(["10.0.0.0/8", "192.0.2.1", "2001:db8::/32", "fd00::1"])
 
@@ -116,3 +124,65 @@ def test_the_client_is_the_rightmost_that_is_not_trusted(
 @given(st.binary(max_size=60))
 def test_whatever_is_sent_the_answer_is_an_address(forwarded_for: bytes) -> None:
     ipaddress.ip_address(PROXIES.client("10.0.0.1", forwarded_for))
+
+
+# -- on a connection
+
+
+class Transport(asyncio.Transport):
+    """Keeps what is written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = b""
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written += bytes(data)
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        pass
+
+    def is_closing(self) -> bool:
+        return False
+
+
+def test_each_request_of_a_proxys_connection_is_its_own_clients() -> None:
+    refused = Rule(priority=1, action=FixedResponse(status=403), source_ip=("198.51.100.0/24",))
+    listener = HttpListener(
+        Listener(
+            protocol="http",
+            address=Address("127.0.0.1", 80),
+            default=FixedResponse(status=200),
+            rules=(refused,),
+            trusted_proxies=("10.0.0.0/8",),
+        ),
+        {},
+    )
+    loop = asyncio.new_event_loop()
+    counters = Counters()
+    near, far = socket.socketpair()
+    worker = WorkerState(loop, counters, 0, near, lambda: None)
+    try:
+        transport = Transport()
+        connection = HttpConnection(worker, listener, "10.0.0.1", False)
+        connection.connection_made(transport)
+        for chain, status in (
+            (b"198.51.100.7", 403),
+            (None, 200),
+            (b"203.0.113.1", 200),
+            (b"203.0.113.1, 198.51.100.7, 10.0.0.9", 403),
+            (b"198.51.100.7, 203.0.113.1", 200),
+        ):
+            transport.written = b""
+            field = b"" if chain is None else b"X-Forwarded-For: " + chain + b"\r\n"
+            connection.data_received(b"GET / HTTP/1.1\r\nHost: a\r\n" + field + b"\r\n")
+            loop.call_soon(loop.stop)
+            loop.run_forever()  # what is written leaves at the end of a turn of the loop
+            assert transport.written.startswith(b"HTTP/1.1 %d " % status)
+    finally:
+        near.close()
+        far.close()
+        loop.close()
+        worker.targets.bytes.release()
+        worker.row.release()
+        counters.close()
