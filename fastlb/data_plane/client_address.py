@@ -12,13 +12,15 @@ class TrustedProxies:
     __slots__ = ("_networks",)
 
     def __init__(self, networks: Iterable[str]) -> None:
-        self._networks = [ipaddress.ip_network(network, strict=False) for network in networks]
+        self._networks = [_network(network) for network in networks]
 
     def __bool__(self) -> bool:
         return bool(self._networks)
 
     def trusts(self, address: str) -> bool:
         """Whether `address`, an IP literal, lies in one of the networks."""
+        if not self._networks:
+            return False
         try:
             parsed = ipaddress.ip_address(address)
         except ValueError:
@@ -42,3 +44,12 @@ class TrustedProxies:
             except ValueError:
                 return address
         return address
+
+
+def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    """A network of IPv4-mapped addresses is the IPv4 network: both kinds are compared as IPv4."""
+    network = ipaddress.ip_network(text, strict=False)
+    mapped = getattr(network.network_address, "ipv4_mapped", None)
+    if mapped is None or network.prefixlen < 96:
+        return network
+    return ipaddress.IPv4Network((mapped, network.prefixlen - 96))

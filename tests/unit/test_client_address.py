@@ -55,6 +55,14 @@ def test_without_networks_nobody_is_trusted() -> None:
     assert nobody.client("127.0.0.1", b"198.51.100.1") == "127.0.0.1"
 
 
+@pytest.mark.parametrize("network", ["::ffff:10.0.0.0/104", "::ffff:10.1.2.3", "::ffff:0:0/96"])
+def test_a_network_may_be_written_as_mapped_addresses(network: str) -> None:
+    proxies = TrustedProxies([network])
+    assert proxies.trusts("10.1.2.3")
+    assert proxies.trusts("::ffff:10.1.2.3")
+    assert not proxies.trusts("::10.1.2.3")
+
+
 def test_a_network_may_be_written_with_an_address_inside_it() -> None:
     assert TrustedProxies(["10.1.2.3/8"]).trusts("10.9.9.9")
 
