@@ -46,12 +46,22 @@ Accepted = Callable[[socket.socket, str, bool], None]
 class Crowd:
     """How many connections all workers hold, from their counter rows."""
 
-    __slots__ = ("_cells", "_offsets", "_state")
+    __slots__ = ("_accepted", "_cells", "_churning", "_closed", "_offsets", "_state")
 
     def __init__(self, state: WorkerState) -> None:
         self._state = state
         self._cells = state.targets.counters.cells
         self._offsets: list[int] = []
+        self._accepted = self._closed = 0
+        self._churning = False
+
+    def tick(self) -> None:
+        """Notice whether connections come and go: then evening them out is work for nothing."""
+        accepted = self._state.accepted
+        closed = accepted - len(self._state.connections)
+        if accepted > self._accepted:
+            self._churning = 2 * (closed - self._closed) > accepted - self._accepted
+        self._accepted, self._closed = accepted, closed
 
     def see_rows(self, rows: int) -> None:
         self._offsets = [row * ROW for row in range(rows)]
@@ -66,11 +76,10 @@ class Crowd:
                 total += cells[offset + Worker.CONNECTIONS]
         return total, alive
 
-    def over_share(self) -> bool:
+    def over_share(self, total: int, alive: int) -> bool:
         own = len(self._state.connections)
-        if own < SHARE_LEAST:
+        if own < SHARE_LEAST or self._churning:
             return False
-        total, alive = self.counts()
         return alive > 1 and own > total / alive * SHARE_FACTOR + SHARE_SLACK
 
 
@@ -80,6 +89,7 @@ class Acceptor:
     __slots__ = (
         "_accepted",
         "_crowd",
+        "_family",
         "_fd",
         "_grant",
         "_granted",
@@ -108,6 +118,7 @@ class Acceptor:
         self._crowd = crowd
         self._socket = listening
         self._fd = listening.fileno()
+        self._family = listening.family
         self._accepted = accepted
         self._relieve = relieve
         self._limit = 0
@@ -139,7 +150,7 @@ class Acceptor:
         served = self.wanted
         self.leave()
         if served:
-            while self._accept_one(float("inf")):
+            while self._accept_one(self._crowd.counts()[0], float("inf")):
                 pass
         self._socket.close()
 
@@ -167,28 +178,29 @@ class Acceptor:
     def _on_readable(self) -> None:
         most = _most_descriptors()
         for _ in range(BATCH):
+            total, alive = self._crowd.counts()
             if self._granted:
                 self._granted -= 1
-            elif not self._crowd.over_share():
+            elif not self._crowd.over_share(total, alive):
                 self._grant = LEAST_GRANT
             elif self._relieve(self.slot):
                 self._granted = self._grant
                 self._grant = min(2 * self._grant, BATCH)
                 self._pause_for(RELIEF_PATIENCE)
                 return
-            if not self._accept_one(most):
+            if not self._accept_one(total, most):
                 break
 
-    def _accept_one(self, most: float) -> bool:
+    def _accept_one(self, total: int, most: float) -> bool:
         """Whether there may be more; a connection whose descriptor is `most` or higher is the last."""
         state = self._state
-        total, _ = self._crowd.counts()
         refused = total >= self._limit
         if refused and total >= self._limit + max(16, int(self._limit * REFUSED_SHARE)):
             self._shortage()
             return False
         try:
-            connection, address = self._socket.accept()
+            # Not accept(): it asks the socket for what is known, at a third of the whole cost.
+            fd, address = self._socket._accept()  # type: ignore[attr-defined]
         except BlockingIOError:
             return False
         except OSError as error:
@@ -201,7 +213,8 @@ class Acceptor:
         state.accepted += 1
         if refused:
             state.rejected += 1
-        short = connection.fileno() >= most  # the kernel gives the lowest that is free
+        short = fd >= most  # the kernel gives the lowest that is free
+        connection = socket.socket(self._family, socket.SOCK_STREAM, 0, fileno=fd)
         self._accepted(connection, address[0], refused)
         if short:
             self._shortage()

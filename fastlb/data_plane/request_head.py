@@ -52,7 +52,7 @@ class RequestParserShell:
     """The callbacks of a httptools parser that only checks: there are none."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ForwardedFields:
     """What a Listener and a client's address add to each request; made once a connection.
 

@@ -183,6 +183,7 @@ class Worker:
 
     def _on_tick(self) -> None:
         self._state.on_tick()
+        self._crowd.tick()
         self._follow_table()
 
     # -- connections
