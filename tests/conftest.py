@@ -8,12 +8,20 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 
 from tests.support.fastlb import FastlbProcess
 from tests.support.load import LoadClient
 from tests.support.processes import kill_all, new_run_root, processes_of, shared_memory_names
 from tests.support.raw_target import RawTarget, Script
 from tests.support.targets import DemoTarget
+
+# On slow cores shared with others, the time of one example says nothing.
+hypothesis_settings.register_profile(
+    "shared cores", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+hypothesis_settings.load_profile("shared cores")
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import h11
 import httptools
 import pytest
-from hypothesis import assume, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fastlb.data_plane.response_head import (
@@ -223,12 +223,18 @@ def test_bad_status_lines_are_refused(line: bytes) -> None:
 # -- what is read, and what the client gets
 
 
+def without_lengths(fields: list[Pair]) -> list[Pair]:
+    return [pair for pair in fields if pair[0] != b"content-length"]
+
+
 @settings(max_examples=400)
 @given(heads())
+@example(response(b"Content-Length: 05", b"X: y"))
+@example(response(b"Content-Length:5", b"X: y"))
 def test_the_client_gets_all_but_hop_by_hop_fields(head: bytes) -> None:
     found = outcome(ResponseReader(), head, None)
-    assume(isinstance(found, ResponseHead) and found.status != 101)
-    assert isinstance(found, ResponseHead)
+    if not isinstance(found, ResponseHead) or found.status == 101:
+        return
     block = found.block
     fields = fields_of(head)
     named = {
@@ -240,13 +246,14 @@ def test_the_client_gets_all_but_hop_by_hop_fields(head: bytes) -> None:
     never = {b"connection", b"keep-alive", b"proxy-connection", b"upgrade", b"transfer-encoding"}
     kept = {b"content-length", b"content-type", b"set-cookie", b"te"}
     wanted = [(name, value) for name, value in fields if name not in never | (named - kept)]
-    out = found.line + block.forwarded + b"\r\n"
-    assert fields_of(out) == wanted
+    out = fields_of(found.line + block.forwarded + b"\r\n")
+    assert without_lengths(out) == without_lengths(wanted)
     if found.status >= 200:
-        assert fields_by_h11(out) == wanted
-    assert block.unchanged is (wanted == fields)
-    if block.unchanged:
-        assert block.forwarded + b"\r\n" == block.raw
+        assert fields_by_h11(found.line + block.forwarded + b"\r\n") == out
+    assert block.unchanged is (block.forwarded + b"\r\n" == block.raw)
+    # A length is written as it was understood, perhaps in another place.
+    length = [] if block.length is None else [b"%d" % block.length]
+    assert [value for name, value in out if name == b"content-length"] == length
     lengths = [int(value) for name, value in fields if name == b"content-length"]
     assert ([] if block.length is None else [block.length]) == lengths
     assert block.chunked is any(name == b"transfer-encoding" for name, _ in fields)
