@@ -24,11 +24,14 @@ SHARE_SLACK = 1.5
 SHARE_LEAST = 8
 """A worker that holds more than `mean * 1.03 + 1.5` connections, and at least 8, asks to be relieved: the
 kernel spreads connections by hash, which leaves some workers with twice the load of others."""
-RELIEF_PATIENCE = 0.02
-"""Seconds to wait for another worker to take over the slot before accepting all the same."""
-LEAST_GRANT = 8
-"""Accepts after a wait in which nobody took the slot; twice as many after the next, up to BATCH. A whole
-batch each time would make a burst of new connections uneven again."""
+OVER_SHARE_PAUSE = 0.004
+"""Seconds between two looks of a worker that is over its share. In a burst of new connections whoever runs
+first is far over for a moment, until the others have run: only who is still over asks to be relieved."""
+OVER_SHARE_PATIENCE = 0.2
+"""Seconds after which it accepts all the same: nobody took the slot, and clients wait."""
+UNSHARED_BATCH = 8
+CHURN = 50
+"""New connections within a tick, half of them gone again, that are taken for coming and going."""
 SHORTAGE_PAUSE = 0.1
 DESCRIPTORS_KEPT = 0.25
 """Share of the limit of open files that new clients don't get: the requests of those who are in need
@@ -59,8 +62,8 @@ class Crowd:
         """Notice whether connections come and go: then evening them out is work for nothing."""
         accepted = self._state.accepted
         closed = accepted - len(self._state.connections)
-        if accepted > self._accepted:
-            self._churning = 2 * (closed - self._closed) > accepted - self._accepted
+        fresh = accepted - self._accepted
+        self._churning = fresh >= CHURN and 2 * (closed - self._closed) > fresh
         self._accepted, self._closed = accepted, closed
 
     def see_rows(self, rows: int) -> None:
@@ -91,10 +94,10 @@ class Acceptor:
         "_crowd",
         "_family",
         "_fd",
-        "_grant",
         "_granted",
         "_limit",
         "_listening",
+        "_over_since",
         "_relieve",
         "_resume",
         "_socket",
@@ -122,7 +125,7 @@ class Acceptor:
         self._accepted = accepted
         self._relieve = relieve
         self._limit = 0
-        self._grant = LEAST_GRANT
+        self._over_since = 0.0
         self._granted = 0
         self._listening = False
         self._resume: asyncio.TimerHandle | None = None
@@ -138,7 +141,7 @@ class Acceptor:
         """The slot is another worker's."""
         self.wanted = False
         self._granted = 0
-        self._grant = LEAST_GRANT
+        self._over_since = 0.0
         self._pause()
         if self._resume is not None:
             self._resume.cancel()
@@ -182,14 +185,26 @@ class Acceptor:
             if self._granted:
                 self._granted -= 1
             elif not self._crowd.over_share(total, alive):
-                self._grant = LEAST_GRANT
-            elif self._relieve(self.slot):
-                self._granted = self._grant
-                self._grant = min(2 * self._grant, BATCH)
-                self._pause_for(RELIEF_PATIENCE)
+                self._over_since = 0.0
+            elif self._wait_for_others():
                 return
             if not self._accept_one(total, most):
                 break
+
+    def _wait_for_others(self) -> bool:
+        """Leave what is queued for a moment, since this worker is over its share; False where it has
+        been left for too long."""
+        now = self._state.loop.time()
+        if not self._over_since:
+            self._over_since = now
+        elif now - self._over_since > OVER_SHARE_PATIENCE:
+            self._over_since = 0.0
+            self._granted = UNSHARED_BATCH - 1
+            return False
+        elif not self._relieve(self.slot):
+            return False  # without a supervisor nobody passes a slot on
+        self._pause_for(OVER_SHARE_PAUSE)
+        return True
 
     def _accept_one(self, total: int, most: float) -> bool:
         """Whether there may be more; a connection whose descriptor is `most` or higher is the last."""
