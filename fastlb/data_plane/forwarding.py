@@ -259,6 +259,7 @@ class Exchange:
         assert connection is not None
         lines = b"Connection: Upgrade\r\nUpgrade: %b\r\n" % head.block.upgrade
         self.status = 101
+        self._end_retry()
         answer = head.line + without_length(head.block.forwarded) + lines + b"\r\n"
         self.client.start_tunnel(self, connection, answer, rest)
 
