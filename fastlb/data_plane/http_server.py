@@ -211,6 +211,7 @@ class HttpConnection(asyncio.Protocol):
             self._await_more(data)
             return
         max_headers = self.listener.settings.max_headers
+        head = None
         try:
             if end > MAX_REQUEST_LINE or end > self.listener.settings.max_header_bytes:
                 self._check_size(data[:end])
@@ -225,7 +226,7 @@ class HttpConnection(asyncio.Protocol):
             self._last_block = head.block if head.block.memorable else None
             self._begin(head, rest)
         except RequestError as error:
-            self._refuse(error)
+            self._refuse(error, head)
 
     def _await_more(self, data: bytes) -> None:
         """`data` is the beginning of a head, or nothing."""
@@ -448,7 +449,7 @@ class HttpConnection(asyncio.Protocol):
         self._exchange = None
         self._count(exchange, exchange.status)
         if self._closing:
-            if exchange.request_done:
+            if exchange.request_done and not self._ahead:
                 self._close()
             else:
                 self._linger()
@@ -498,10 +499,9 @@ class HttpConnection(asyncio.Protocol):
             if self._exchange is None and self._turn < _LINGER:
                 self.update_reading()
 
-    def _refuse(self, error: RequestError) -> None:
+    def _refuse(self, error: RequestError, head: RequestHead | None = None) -> None:
         """The client's own fault, or ours before a target was found: answer and close."""
         exchange, self._exchange = self._exchange, None
-        head = None
         if exchange is not None:
             head = exchange.head
             answered = exchange.status
