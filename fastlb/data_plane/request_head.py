@@ -158,7 +158,7 @@ class HeadReader:
         return RequestHead(method, target, b"%b %b HTTP/1.1\r\n" % (method, target), block)
 
     def _check(self, head: bytes, method: bytes) -> None:
-        if method in (b"TRACE", b"CONNECT"):
+        if method in (b"TRACE", b"CONNECT", b"PRI"):  # PRI begins HTTP/2, and is nothing else
             raise RequestError(405, "http_request_denied", f"{method.decode()} is not offered")
         try:
             self._parser.feed_data(head)

@@ -512,6 +512,8 @@ def test_no_host_is_refused_in_1_1() -> None:
         (b"CONNECT a:443 HTTP/1.1", 405),
         (b"CONNECT / HTTP/1.1", 405),
         (b"PRI * HTTP/2.0", 400),
+        (b"PRI / HTTP/1.1", 405),
+        (b"PRI / HTTP/1.0", 405),
     ],
 )
 def test_request_lines_are_refused(line: bytes, status: int) -> None:
