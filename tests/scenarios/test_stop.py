@@ -25,10 +25,10 @@ GET = b"GET %b HTTP/1.1\r\nHost: stop\r\n\r\n"
 
 
 def wait_in_flight(fastlb: FastlbProcess, count: int) -> None:
-    def in_flight() -> bool:
-        return sum(one["in_flight"] for one in fastlb.targets().values()) >= count
+    def in_flight() -> int:
+        return sum(one["in_flight"] for one in fastlb.targets().values())
 
-    wait_until(in_flight, 5, f"{count} requests in flight")
+    wait_until(lambda: in_flight() >= count, 5, f"{count} requests in flight")
 
 
 @contextmanager

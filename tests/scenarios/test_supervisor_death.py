@@ -74,6 +74,11 @@ def test_a_workers_death_without_a_supervisor_leaves_its_slot_served(run_root: P
         assert probes.slowest_since(at) < 1.0
 
 
+def settled_files(fastlb: FastlbProcess) -> int:
+    """Open files of the supervisor, without those of the checks that are under way just now."""
+    return min(open_files(fastlb.pid) for _ in range(20))
+
+
 @dataclass
 class Takeovers:
     """What takeovers in a row cost."""
@@ -121,13 +126,15 @@ def takeovers(root: Path, count: int, connections: int = 16) -> Takeovers:
             wait_until(lambda pids=old: not any(map(alive, pids)), 20, "the end of the orphans")  # type: ignore[misc]
             ended.append(time.monotonic() - began)
             assert "taking over from a supervisor that died: 2 orphaned" in current.log()
-            files.append(open_files(current.pid))
+            if not files:
+                files.append(settled_files(current))
         wait_answers(probes, 100)
         result = load.stop()
         assert_all_well(current, result)
         # Whatever was taken over was let go again.
-        assert files == [files[0]] * count
-        assert {one["state"] for one in current.targets().values()} == {"healthy"}
+        wait_until(lambda: open_files(current.pid) <= files[0], 5, f"at most {files} open files")
+        states = {one["state"] for one in current.targets().values()}
+        assert states == {"healthy"}, states
         slowest = max(took for _, took in probes.taken)
         found = Takeovers(times, ended, result, len(probes.taken), list(probes.failures), slowest)
         # Not by `with`: the end of the current one must leave nothing of the former ones either.
@@ -139,7 +146,7 @@ def takeovers(root: Path, count: int, connections: int = 16) -> Takeovers:
 def test_a_start_takes_over_without_a_refused_or_failed_request_again_and_again(
     run_root: Path,
 ) -> None:
-    found = takeovers(run_root, 5)
+    found = takeovers(run_root, 4)
     assert found.new_failures == []
     assert found.slowest_new < 1.0
 

@@ -6,12 +6,14 @@ for longer.
 
 from __future__ import annotations
 
+import os
 import resource
+import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -99,7 +101,7 @@ def kill_worker(fastlb: FastlbProcess, connections: int = 32) -> tuple[Death, Lo
 
         def replaced() -> bool:
             first = fastlb.status()["workers"][0]
-            return first["state"] == "running" and first["pid"] != pid
+            return bool(first["state"] == "running" and first["pid"] != pid)
 
         wait_until(replaced, 10, "the replacement")
         replaced_after = time.monotonic() - at
@@ -139,9 +141,6 @@ def test_what_queues_at_a_hung_and_then_killed_worker_is_served(run_root: Path) 
 def queued_at_dead_worker(fastlb: FastlbProcess, count: int) -> tuple[int, float]:
     """How many of `count` new connections had queued at a stopped worker, and how long after its
     kill the last of them was answered."""
-    import os
-    import signal
-
     pid = fastlb.worker_pids()[0]
     os.kill(pid, signal.SIGSTOP)
     clients = []
@@ -240,7 +239,7 @@ def test_a_crash_looping_worker_is_restarted_ever_later(run_root: Path) -> None:
 
                 def another(old: int = pid) -> bool:
                     one = fastlb.status()["workers"][0]
-                    return one["state"] == "running" and one["pid"] != old
+                    return bool(one["state"] == "running" and one["pid"] != old)
 
                 wait_until(another, 10, "the replacement")
                 delays.append(time.monotonic() - at)
@@ -254,24 +253,39 @@ def test_a_crash_looping_worker_is_restarted_ever_later(run_root: Path) -> None:
         assert_nothing_in_flight(fastlb)
 
 
-def test_workers_leak_no_descriptor(run_root: Path) -> None:
+def test_workers_leak_no_descriptor(run_root: Path, tmp_path: Path) -> None:
     """After loads, deaths of targets and of clients a worker holds what it held before."""
-    with balanced(run_root, *HTTP_CHECK) as case:
-        fastlb = case.fastlb
+    with ExitStack() as stack:
+        targets = [stack.enter_context(DemoTarget(f"demo-{i}")) for i in range(3)]
+        path = tmp_path / "fastlb.toml"
+        addresses = ", ".join(f'"{one}"' for one in targets)
+        path.write_text(
+            "[[listeners]]\n"
+            'address = "http://127.0.0.1:0"\n'
+            'default = { forward = "web" }\n'
+            "[target_groups.web]\n"
+            f"targets = [{addresses}]\n"
+            'keepalive_timeout = "200ms"\n'
+            'health_check = { path = "/health" }\n'
+        )
+        fastlb = stack.enter_context(
+            FastlbProcess(run_root, "--config", str(path), listen=(), workers=2)
+        )
+        fastlb.wait_states()
         assert run_load(fastlb.port, count=2000, connections=32).failed == 0
-        idle = settled(fastlb, lambda: [open_files(pid) for pid in fastlb.worker_pids()])
+        idle = settled_files(fastlb)
         for _ in range(3):
             with LoadClient(fastlb.port, connections=32) as load:
                 load.started()
                 wait_served(fastlb, 300)
                 load.process.kill()  # 32 clients are gone in the midst of it
-            case.targets[0].restart()
+            targets[0].restart()
         assert run_load(fastlb.port, count=2000, connections=32).failed == 0
-        assert settled(fastlb, lambda: [open_files(pid) for pid in fastlb.worker_pids()]) == idle
+        assert settled_files(fastlb) == idle
 
 
-def settled(fastlb: FastlbProcess, look: Callable[[], list[int]]) -> list[int]:
-    """What is held once no client is connected and the pools' idle connections are closed."""
+def settled_files(fastlb: FastlbProcess) -> list[int]:
+    """Open files of the workers once no client is there and the pools' idle connections are closed."""
 
     def nobody() -> bool:
         status = fastlb.status()
@@ -279,4 +293,4 @@ def settled(fastlb: FastlbProcess, look: Callable[[], list[int]]) -> list[int]:
         return not pooled and not status["totals"]["connections"]
 
     wait_until(nobody, 10, "no connection is left")
-    return look()
+    return [open_files(pid) for pid in fastlb.worker_pids()]
