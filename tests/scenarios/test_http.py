@@ -625,6 +625,18 @@ def test_a_target_that_answers_and_closes_before_the_body_is_complete(stage: Htt
             assert client.answer().status == 413
 
 
+def test_what_follows_a_last_request_does_not_cost_its_answer(stage: HttpStage) -> None:
+    """Closing over unread bytes would send a reset, which overtakes the answer."""
+    way = stage.take(replies(answer(b"l" * 300_000)))
+    for _ in range(5):
+        with RawClient(stage.port) as client:
+            client.socket.sendall(way.request("/", "Connection: close") + way.request("/n") * 5000)
+            one = client.answer()
+            assert (len(one.body), one.complete) == (300_000, True)
+            assert client.rest() == b""
+    assert len(way.target.requests) == 5
+
+
 @pytest.mark.parametrize("size", [0, 10, 3_000_000])
 def test_a_half_closed_client_gets_its_whole_answer(stage: HttpStage, size: int) -> None:
     way = stage.take(replies(answer(b"z" * size)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import select
 import socket
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ HEADER_SECONDS = 0.5
 IDLE_SECONDS = 1.2
 RESPONSE_SECONDS = 0.5
 CONNECT_SECONDS = 0.3
+RESET = struct.pack("ii", 1, 0)
 LATE = 1.5
 """What a busy machine may add to a timeout."""
 
@@ -222,6 +224,22 @@ def test_a_slow_body_may_take_longer_than_any_timeout(stage: HttpStage) -> None:
         assert client.answer().status == 200
 
 
+def test_a_target_that_never_takes_the_body(stage: HttpStage) -> None:
+    def script(target: RawConnection) -> None:
+        target.read_head()
+        target.never_read()
+
+    way = stage.take(script)
+    with RawClient(stage.port) as client:
+        head = way.request("/", "Content-Length: 9000", method="POST")
+        client.send([head + b"x" * 9000])
+        clock = Clock()
+        one = client.answer()
+        assert (one.status, cause(one)) == (504, "http_response_timeout")
+        clock.within(RESPONSE_SECONDS)
+    no_more_in_flight(way)
+
+
 def test_a_target_that_never_answers(stage: HttpStage) -> None:
     def script(target: RawConnection) -> None:
         target.read_request()
@@ -334,6 +352,25 @@ def deaf() -> Iterator[str]:
             filled += 1
             assert filled < 64
         yield f"127.0.0.1:{address[1]}"
+
+
+def test_clients_that_vanish_while_a_target_is_being_connected_leave_nothing(
+    run_root: Path, deaf: str
+) -> None:
+    with FastlbProcess(
+        run_root, "--no-health-check", "--connect-timeout", "20s", targets=[deaf]
+    ) as fastlb:
+        (worker,) = fastlb.worker_pids()
+        files = open_files(worker)
+        with ExitStack() as stack:
+            for _ in range(20):
+                client = stack.enter_context(RawClient(fastlb.port))
+                client.send([request_bytes("/")])
+                client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            wait_until(lambda: fastlb.targets()[deaf]["in_flight"] == 20, 5, "all are waiting")
+        wait_until(lambda: fastlb.targets()[deaf]["in_flight"] == 0, 5, "none is in flight")
+        wait_until(lambda: open_files(worker) <= files + 3, 5, "no descriptor leaks")
+        fastlb.stop()
 
 
 def test_each_cause_of_a_missing_target(run_root: Path, tmp_path: Path, deaf: str) -> None:

@@ -23,6 +23,7 @@ from tests.support.raw_client import Answer, RawClient, exchange
 from tests.support.raw_target import RawConnection, RawTarget, Script, answer
 
 GROUPS = ("web", "api", "canary", "mobile", "admin", "only_post", "beta", "near", "far")
+BODY_BYTES = 200_000
 PROXY = "127.0.0.2"
 """Trusted by the first listener of the town."""
 
@@ -32,6 +33,7 @@ access_log = "{log}"
 [[listeners]]
 address = "http://127.0.0.1:0"
 default = {{ forward = "web" }}
+max_body_bytes = {body_bytes}
 trusted_proxies = ["127.0.0.2/32", "10.0.0.0/8"]
 
 [[listeners.rules]]
@@ -127,7 +129,7 @@ class Town:
             name: stack.enter_context(RawTarget(says(name.encode()))) for name in GROUPS
         }
         self.log = folder / "access.log"
-        text = RULES.format(log=self.log)
+        text = RULES.format(log=self.log, body_bytes=BODY_BYTES)
         for name, target in self.targets.items():
             text += f'[target_groups.{name}]\ntargets = ["{target}"]\nhealth_check = false\n'
         config = folder / "town.toml"
@@ -368,6 +370,7 @@ def test_access_log_lines(town: Town) -> None:
     name = "/api/logged?x=1"
     town.ask(name, host="log.example.com")
     town.ask("/api/private/logged")
+    town.ask("/logged/big", f"Content-Length: {BODY_BYTES + 1}", method="POST")
     exchange(town.fastlb.port, b"GET /logged\x01 HTTP/1.1\r\nHost: a\r\n\r\n")
 
     def lines() -> list[dict[str, object]]:
@@ -375,8 +378,8 @@ def test_access_log_lines(town: Town) -> None:
         read = [json.loads(line) for line in text.splitlines()]
         return [one for one in read if "logged" in one["target_uri"] or one["status"] == 400]
 
-    wait_until(lambda: len(lines()) >= 3, 5, "three lines")
-    one, fixed, bad = lines()
+    wait_until(lambda: len(lines()) >= 4, 5, "four lines")
+    one, fixed, big, bad = lines()
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", str(one["time"]))
     duration = one["duration_ms"]
     assert isinstance(duration, float)
@@ -393,6 +396,7 @@ def test_access_log_lines(town: Town) -> None:
         "bytes": 3,
     }
     assert (fixed["status"], fixed["target"]) == (403, "-")
+    assert (big["status"], big["method"], big["target"]) == (413, "POST", "-")
     assert (bad["status"], bad["error"]) == (400, "http_request_error")
 
 

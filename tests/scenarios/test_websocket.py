@@ -32,9 +32,9 @@ MEGABYTE = 1 << 20
 IDLE_SECONDS = 0.8
 LATE = 1.5
 """What a busy machine may add to a timeout."""
-BOUND = 640 * 1024
-"""Bytes that a tunnel may add to a worker's memory: two buffers of 64 KiB, and what each holds of the
-handshake; bulk waits in the kernel's pipes."""
+BOUND = 256 * 1024
+"""Bytes that a tunnel may add to a worker's memory: a buffer of 64 KiB a direction, and what came with
+the handshake; bulk waits in the kernel's pipes."""
 
 
 @pytest.fixture(scope="module")
