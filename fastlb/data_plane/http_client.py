@@ -127,7 +127,8 @@ class TargetConnection(asyncio.Protocol):
     def send_now(self) -> None:
         """What `start` put off to the end of this turn of the loop."""
         data, self._to_send = self._to_send, b""
-        if data:
+        # The connection may have ended meanwhile; uvloop raises where it has.
+        if data and not self.transport.is_closing():
             self.transport.write(data)
 
     def send_body(self, data: bytes) -> None:

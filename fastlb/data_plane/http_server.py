@@ -377,7 +377,8 @@ class HttpConnection(asyncio.Protocol):
     def send_now(self) -> None:
         """What `write` put off to the end of this turn of the loop."""
         data, self._to_send = self._to_send, b""
-        if data:
+        # The connection may have ended meanwhile; uvloop raises where it has.
+        if data and not self.transport.is_closing():
             self.transport.write(data)
 
     def decide_keep(self, exchange: Exchange) -> bool:
