@@ -331,6 +331,29 @@ def test_a_slow_reader_has_the_idle_timeout_and_not_the_response_timeout(stage: 
     no_more_in_flight(way)
 
 
+def test_a_client_that_pipelines_and_reads_nothing_is_cut_off(stage: HttpStage) -> None:
+    def script(target: RawConnection) -> None:
+        while True:
+            target.read_request()
+            target.send(answer(b"p" * 60_000))
+
+    way = stage.take(script)
+    with RawClient(stage.port) as client:
+        client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 131072)
+        client.socket.sendall(way.request() * 200)
+        way.target.wait_requests(1)
+        clock = Clock()
+
+        def held() -> int:
+            held: int = stage.fastlb.status()["workers"][0]["connections"]
+            return held
+
+        wait_until(lambda: held() == 1, 5, "only this client is left")
+        wait_until(lambda: not held(), 5, "the client is cut off")
+        clock.within(IDLE_SECONDS)
+    assert len(way.target.requests) < 200
+
+
 # -- targets that cannot be reached
 
 

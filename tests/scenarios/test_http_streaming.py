@@ -7,7 +7,7 @@ import hashlib
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -18,7 +18,7 @@ import pytest
 from tests.scenarios.http_stage import HttpStage, no_more_in_flight, request_bytes
 from tests.support.processes import resident_bytes, wait_until
 from tests.support.raw_client import RawClient
-from tests.support.raw_target import RawConnection, answer, echo_requests, replies
+from tests.support.raw_target import RawConnection, Script, answer, echo_requests, replies
 
 MEGABYTE = 1 << 20
 BOUND = 512 * 1024
@@ -202,14 +202,16 @@ def test_a_request_is_sent_on_before_its_body_is_complete(stage: HttpStage) -> N
 # -- backpressure
 
 
-def flood(sent: Progress) -> Callable[[RawConnection], None]:
+def flood(sent: Progress, framing: str = "Content-Length: 100000000000") -> Script:
     """A script that answers with more than anybody reads, and counts what was taken."""
+    piece = b"f" * 65536
+    if "chunked" in framing:
+        piece = b"10000\r\n" + piece + b"\r\n"
 
     def script(target: RawConnection) -> None:
         target.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SMALL_BUFFER)
         target.read_request()
-        target.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100000000000\r\n\r\n")
-        piece = b"f" * 65536
+        target.send(f"HTTP/1.1 200 OK\r\n{framing}\r\n\r\n".encode())
         while True:
             target.send(piece)
             sent.bytes += len(piece)
@@ -217,10 +219,14 @@ def flood(sent: Progress) -> Callable[[RawConnection], None]:
     return script
 
 
-def test_slow_readers_of_huge_answers_never_grow_memory(stage: HttpStage) -> None:
+@pytest.mark.parametrize(
+    "framing",
+    ["Content-Length: 100000000000", "Transfer-Encoding: chunked", "X-Framing: until close"],
+)
+def test_slow_readers_of_huge_answers_never_grow_memory(stage: HttpStage, framing: str) -> None:
     count = 20
     sent = Progress()
-    way = stage.take(flood(sent))
+    way = stage.take(flood(sent, framing))
     worker = stage.worker()
     before = resident_bytes(worker)
     with ExitStack() as stack:
@@ -230,7 +236,7 @@ def test_slow_readers_of_huge_answers_never_grow_memory(stage: HttpStage) -> Non
         wait_until(sent.stands_still, 20, "the targets' sends get stuck")
         assert sent.bytes > count * 65536
         grown = resident_bytes(worker) - before
-        print(f"{count} slow readers: {grown / count / 1024:.0f} KiB each")
+        print(f"{count} slow readers, {framing}: {grown / count / 1024:.0f} KiB each")
         assert grown < count * BOUND
         # Nobody is forgotten: whoever reads on gets more.
         for client in clients:
