@@ -17,6 +17,9 @@ from fastlb.model.target_group import Algorithm, TargetState
 LONGEST_CYCLE = 4096
 """Longest precomputed round-robin cycle; weights that need more are scaled down to it."""
 
+MOST_STEPS = 200_000
+"""Steps of nginx's algorithm, some 20 ms, that a change of the eligible targets may cost a worker."""
+
 SCANNED = 32
 """Targets that one least-outstanding choice looks at; a larger group is looked at in turns."""
 
@@ -89,6 +92,10 @@ def smooth_cycle(weights: Sequence[int]) -> list[int]:
     if total > LONGEST_CYCLE:
         parts = [max(1, round(part * LONGEST_CYCLE / total)) for part in parts]
         total = sum(parts)
+    if total * len(parts) > MOST_STEPS:
+        # As evenly spread, and in order of size and not of its square: each occurrence has its time.
+        times = [((turn + 0.5) / part, at) for at, part in enumerate(parts) for turn in range(part)]
+        return [at for _, at in sorted(times)]
     current = [0] * len(parts)
     cycle = []
     for _ in range(total):

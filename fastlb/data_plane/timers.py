@@ -86,7 +86,11 @@ class TimerWheel:
                 if item.armed_tick != tick:
                     continue  # disarmed, or moved, by one that fired before it
                 item.armed_tick = 0
-                if item.deadline <= now:
-                    item.on_deadline(now)
-                else:
+                if item.deadline > now:
                     self.arm(item, item.deadline)
+                    continue
+                try:
+                    item.on_deadline(now)
+                except Exception as error:  # noqa: BLE001  the deadlines of all others must still be kept
+                    context = {"message": f"a deadline of {item!r} failed", "exception": error}
+                    self._loop.call_exception_handler(context)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
+import time
 from collections import Counter
 from dataclasses import dataclass
 
@@ -429,3 +431,15 @@ def test_the_ends_of_the_hash_have_a_score(monkeypatch: pytest.MonkeyPatch, dige
 
     monkeypatch.setattr("fastlb.data_plane.routing_algorithm.blake2b", Hash)
     assert 0 < rendezvous("a", "b", 1) < math.inf
+
+
+def test_a_large_group_of_odd_weights_is_spread_as_evenly_and_soon_enough() -> None:
+    weights = [1 + index % 7 for index in range(500)]
+    began = time.process_time()
+    cycle = smooth_cycle(weights)
+    assert time.process_time() - began < 0.5
+    assert Counter(cycle) == dict(enumerate(weights))
+    for position in (5, 6, 12):  # each comes again after about its share of the cycle
+        places = [at for at, found in enumerate(cycle) if found == position]
+        gaps = [b - a for a, b in itertools.pairwise(places)]
+        assert all(abs(gap - len(cycle) / weights[position]) <= len(weights) for gap in gaps)

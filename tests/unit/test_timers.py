@@ -34,6 +34,13 @@ class Loop:
     def __init__(self) -> None:
         self.now = START
         self.calls: list[tuple[float, Callable[[], None], Handle]] = []
+        self.failures: list[BaseException] = []
+        self.raises = True
+
+    def call_exception_handler(self, context: dict[str, BaseException]) -> None:
+        self.failures.append(context["exception"])
+        if self.raises:  # an assertion of the tests themselves must not be taken for a bug at bay
+            raise context["exception"]
 
     def time(self) -> float:
         return self.now
@@ -327,3 +334,17 @@ class WheelMachine(RuleBasedStateMachine):
 
 
 TestWheel = WheelMachine.TestCase
+
+
+def test_a_deadline_that_fails_takes_no_other_with_it(clock: Clock) -> None:
+    clock.loop.raises = False
+    items = [Item(fail) for _ in range(8)]
+    for item in items:
+        clock.wheel.arm(item, START + 0.5)
+    clock.loop.run_until(START + 1)
+    assert [len(item.fired) for item in items] == [1] * 8
+    assert len(clock.loop.failures) == 8
+
+
+def fail() -> None:
+    raise RuntimeError("a bug")
