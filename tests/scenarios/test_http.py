@@ -726,6 +726,32 @@ def test_a_client_that_vanishes_while_waiting_ends_the_targets_connection(
     wait_until(lambda: open_files(stage.worker()) <= files, 5, "no descriptor leaks")
 
 
+def test_a_client_that_closes_while_waiting_is_taken_for_half_closed(stage: HttpStage) -> None:
+    """A FIN says no more than that; the answer comes, nobody has it, and nothing is left."""
+    release = threading.Event()
+
+    def script(target: RawConnection) -> None:
+        while True:
+            raw = target.read_request()
+            assert release.wait(10)
+            target.send(answer(b"x" * 1000, f"X-Seen: {request_target(raw)}"))
+
+    way = stage.take(script)
+    files = open_files(stage.worker())
+    for n in range(20):
+        with RawClient(stage.port) as client:
+            client.send([way.request(f"/{n}")])
+            way.target.wait_requests(n + 1)
+    release.set()
+    no_more_in_flight(way)
+    with RawClient(stage.port) as client:
+        for n in range(20, 60):
+            client.send([way.request(f"/{n}")])
+            assert client.answer().fields("x-seen") == [way.path(f"/{n}")]
+    # The clients are gone; the target's twenty connections may wait in the pool.
+    wait_until(lambda: open_files(stage.worker()) <= files + 20, 5, "no descriptor leaks")
+
+
 def test_a_client_that_vanishes_inside_the_answer_ends_the_targets_connection(
     stage: HttpStage,
 ) -> None:
