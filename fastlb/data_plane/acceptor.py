@@ -14,6 +14,7 @@ import resource
 import socket
 from collections.abc import Callable
 
+from fastlb.data_plane.listen_filter import let_nobody_in
 from fastlb.data_plane.worker_state import WorkerState
 from fastlb.target_table.counters import ROW, Worker
 
@@ -147,12 +148,15 @@ class Acceptor:
             self._resume.cancel()
             self._resume = None
 
-    def empty_and_close(self) -> None:
+    def empty_and_close(self, *, for_good: bool) -> None:
         """Take what is in the queue, then close this duplicate: a connection that is still queued when
-        the last duplicate closes is reset by the kernel."""
+        the last duplicate closes is reset by the kernel. `for_good` where nobody serves the socket
+        after us."""
         served = self.wanted
         self.leave()
         if served:
+            if for_good:
+                let_nobody_in(self._socket)
             while self._accept_one(self._crowd.counts()[0], float("inf")):
                 pass
         self._socket.close()

@@ -81,6 +81,7 @@ class Worker:
         self._tcp: dict[str, TcpListener] = {}
         self._adopting: set[asyncio.Task[None]] = set()
         self._orphaned = False
+        self._instance_ends = False
         self._ended: asyncio.Future[None] = loop.create_future()
         self._acceptors: list[tuple[str, Acceptor]] = []
         for key, sockets in start.listen.items():
@@ -232,6 +233,7 @@ class Worker:
             if isinstance(message, TableChanged):
                 changed = True
             elif isinstance(message, Drain):
+                self._instance_ends = True
                 self._drain(message.seconds)
             elif isinstance(message, Stop):
                 self._end()
@@ -267,13 +269,13 @@ class Worker:
         state.drain_grace = min(state.drain_grace, seconds)
         for _, acceptor in self._acceptors:
             if not acceptor.wanted:
-                acceptor.empty_and_close()
+                acceptor.empty_and_close(for_good=False)
         self._loop.call_later(min(LAST_ACCEPTS, seconds), self._stop_accepting)
         self._loop.call_later(seconds, self._end)
 
     def _stop_accepting(self) -> None:
         for _, acceptor in self._acceptors:
-            acceptor.empty_and_close()
+            acceptor.empty_and_close(for_good=self._instance_ends)
         self._acceptors.clear()
         self._end_when_idle()
 

@@ -56,7 +56,10 @@ class TableChanged:
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """To a worker: empty the accept queues, answer with `Connection: close`, end within `seconds`."""
+    """To a worker: empty the accept queues, answer with `Connection: close`, end within `seconds`.
+
+    The instance ends: nobody accepts after it.
+    """
 
     seconds: float
 
