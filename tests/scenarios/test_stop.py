@@ -83,14 +83,13 @@ def stop_under_load(root: Path, connections: int = 32) -> tuple[float, LoadResul
         assert_gone(case.fastlb)
     # Once nobody listens any more, new connections are refused, and nothing else happens to anyone.
     assert result.failures.keys() <= {"connect"}, result
+    assert all("ConnectionRefused" in one for one in result.samples), result
     return took, result
 
 
 def test_a_stop_under_load_fails_no_request_that_came_before_it(run_root: Path) -> None:
-    took, result = stop_under_load(run_root)
+    took, _ = stop_under_load(run_root)
     assert took < 5.0
-    refused = [one for one in result.samples if "connect" in one]
-    assert all("ConnectionRefused" in one for one in refused), result
 
 
 def test_new_connections_are_answered_or_refused_and_nothing_between(run_root: Path) -> None:
