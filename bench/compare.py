@@ -196,23 +196,12 @@ def main() -> None:
             NGINX.format(dir=folder, target=target, port=ports["nginx"])
         )
         (folder / "haproxy.cfg").write_text(HAPROXY.format(target=target, port=ports["haproxy"]))
+        fastlb = f"--name bench --workers 1 --listen http://127.0.0.1:{ports['fastlb']}".split()
+        fastlb += ["--target", f"127.0.0.1:{target}"]
         commands = {
             "nginx": ["nginx", "-c", f"{folder}/nginx.conf"],
             "haproxy": ["haproxy", "-f", f"{folder}/haproxy.cfg"],
-            "fastlb": [
-                sys.executable,
-                "-m",
-                "fastlb",
-                "run",
-                "--workers",
-                "1",
-                "--name",
-                "bench",
-                "--listen",
-                f"http://127.0.0.1:{ports['fastlb']}",
-                "--target",
-                f"127.0.0.1:{target}",
-            ],
+            "fastlb": [sys.executable, "-m", "fastlb", "run", *fastlb],
         }
         if not shutil.which("haproxy", path=os.environ["PATH"] + ":/usr/sbin"):
             print("skipped: haproxy is not installed")
