@@ -536,7 +536,7 @@ def test_idle_connections_that_a_target_closes_and_posts(run_root: Path) -> None
     """A POST is not sent twice; the kernel is asked first, which leaves a gap of microseconds."""
     closed, result = idle_closes(run_root, "POST", 2.5, 0.05, 0.3)
     assert closed > 20
-    assert result.failed <= result.requests // 500, result
+    assert result.failed <= max(2, result.requests // 200), result
 
 
 def graceful_restarts(case: Balanced, times: int) -> LoadResult:
