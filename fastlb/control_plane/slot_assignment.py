@@ -38,6 +38,10 @@ class ReliefBudget:
         self._left -= 1
         return True
 
+    def give_back(self) -> None:
+        """Nothing moved after all."""
+        self._left += 1
+
 
 class Relief(NamedTuple):
     """`asker` holds too many connections and wants another worker to accept from `slot`."""

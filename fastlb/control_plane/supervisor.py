@@ -207,18 +207,20 @@ class Supervisor:
         beat = self.counters.row(worker.index)[Head.BEAT_NS]
         return bool(beat) and time.monotonic_ns() - beat > HUNG_NS
 
-    def _assign(self, *relief: Relief) -> None:
-        """Look anew at who accepts from which slot."""
+    def _assign(self, *relief: Relief) -> bool:
+        """Look anew at who accepts from which slot; whether that moved one."""
         connections = {
             worker.index: self.counters.row(worker.index)[Head.CONNECTIONS]
             for worker in self._pool.running
             if worker.index not in self._hung
         }
         slots = assign_slots(len(self.slots), len(self.workers), connections, self.slots, relief)
-        if slots != self.slots and not self.draining:
-            log.debug("slots %s pass to workers %s", self.slots, slots)
-            self.slots = slots
-            self._publication.changed()
+        if slots == self.slots or self.draining:
+            return False
+        log.debug("slots %s pass to workers %s", self.slots, slots)
+        self.slots = slots
+        self._publication.changed()
+        return True
 
     def _snapshot(self) -> Snapshot:
         return Snapshot(self.configuration, 1, self.registry.entries(), self.slots)
@@ -241,7 +243,8 @@ class Supervisor:
         if isinstance(message, Evidence):
             self._monitor.on_evidence(message)
         elif isinstance(message, Relieve) and self._relief.take(time.monotonic()):
-            self._assign(Relief(worker.index, message.slot))
+            if not self._assign(Relief(worker.index, message.slot)):
+                self._relief.give_back()
 
     def _end_orphans(self) -> None:
         self._orphans_end = asyncio.create_task(

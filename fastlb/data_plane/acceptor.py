@@ -31,6 +31,8 @@ first is far over for a moment, until the others have run: only who is still ove
 OVER_SHARE_PATIENCE = 0.2
 """Seconds after which it accepts all the same: nobody took the slot, and clients wait."""
 UNSHARED_BATCH = 8
+"""That many then, twice as many the next time, up to BATCH: a supervisor that hangs must not make
+clients wait."""
 CHURN = 50
 """New connections within a tick, half of them gone again, that are taken for coming and going."""
 SHORTAGE_PAUSE = 0.1
@@ -95,6 +97,7 @@ class Acceptor:
         "_crowd",
         "_family",
         "_fd",
+        "_grant",
         "_granted",
         "_limit",
         "_listening",
@@ -128,6 +131,7 @@ class Acceptor:
         self._limit = 0
         self._over_since = 0.0
         self._granted = 0
+        self._grant = UNSHARED_BATCH
         self._listening = False
         self._resume: asyncio.TimerHandle | None = None
 
@@ -190,6 +194,7 @@ class Acceptor:
                 self._granted -= 1
             elif not self._crowd.over_share(total, alive):
                 self._over_since = 0.0
+                self._grant = UNSHARED_BATCH
             elif self._wait_for_others():
                 return
             if not self._accept_one(total, most):
@@ -203,7 +208,8 @@ class Acceptor:
             self._over_since = now
         elif now - self._over_since > OVER_SHARE_PATIENCE:
             self._over_since = 0.0
-            self._granted = UNSHARED_BATCH - 1
+            self._granted = self._grant - 1
+            self._grant = min(2 * self._grant, BATCH)
             return False
         elif not self._relieve(self.slot):
             return False  # without a supervisor nobody passes a slot on

@@ -219,6 +219,8 @@ class Exchange:
             self._forget_body()
         target.bytes_out += len(data)
         connection.start(self, data)
+        if self.head.method not in IDEMPOTENT:
+            connection.send_now()  # the pool has just asked whether the target is there
         if self.request_done:
             self.client.await_for(self.group.settings.response_timeout)
         else:
@@ -344,6 +346,13 @@ class Exchange:
         assert target is not None
         assert connection is not None
         begun = self.status != 0 or connection.bytes_seen
+        if connection.unsent and not self._tried and not self._retrying:
+            # Nothing of it was sent, by this try or another: it may go anywhere.
+            self._sent = False
+            head = self.head.block
+            if head.content_length or head.chunked:
+                self._body = [connection.unsent[len(self.head.to_target(self.trace)) :]]
+                self._body_held = len(self._body[0])
         if kind == "reset" and not begun and not connection.fresh:
             # An idle connection that the target closed in this very moment: no evidence against it.
             if self._may_send_again():

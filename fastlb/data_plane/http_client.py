@@ -7,6 +7,7 @@ response with no byte left over. Knows nothing of clients: an Exchange is told w
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from typing import Protocol, cast
 
@@ -71,7 +72,6 @@ class TargetConnection(asyncio.Protocol):
         "_reusable",
         "_send_soon",
         "_state",
-        "_to_send",
         "bytes_seen",
         "fresh",
         "idle_since",
@@ -79,6 +79,7 @@ class TargetConnection(asyncio.Protocol):
         "receiver",
         "target",
         "transport",
+        "unsent",
         "write_paused",
     )
 
@@ -100,7 +101,8 @@ class TargetConnection(asyncio.Protocol):
         self._reader = reader
         self._release = release
         self._send_soon = send_soon
-        self._to_send = b""
+        self.unsent = b""
+        """What waits for the end of this turn of the loop: a request of which nothing was sent."""
         self._state = _IDLE
         self._held = b""
         self._left = 0
@@ -121,14 +123,14 @@ class TargetConnection(asyncio.Protocol):
         self._state = _HEAD
         self._interim = 0
         self.bytes_seen = False
-        self._to_send = data
+        self.unsent = data
         self._send_soon(self)
 
     def send_now(self) -> None:
         """What `start` put off to the end of this turn of the loop."""
-        data, self._to_send = self._to_send, b""
-        # The connection may have ended meanwhile; uvloop raises where it has.
-        if data and not self.transport.is_closing():
+        # The connection may have ended meanwhile: then `unsent` says that nothing of this was sent.
+        if self.unsent and not self.transport.is_closing():
+            data, self.unsent = self.unsent, b""
             self.transport.write(data)
 
     def send_body(self, data: bytes) -> None:
@@ -306,7 +308,24 @@ class TargetConnection(asyncio.Protocol):
             self.transport.abort()
         return False
 
+    def _read_what_is_left(self) -> None:
+        """Take an answer that came before a write failed: uvloop reads no more after that.
+
+        A target may answer 413 and close without reading the body, and the client must hear why.
+        """
+        try:
+            descriptor = self.transport.get_extra_info("socket").fileno()
+            while self.receiver is not None and (data := os.read(descriptor, 65536)):
+                self.data_received(data)
+        except OSError:
+            pass  # nothing is left, or the reset took it
+        if self._state == _IDLE:
+            self.close()  # its answer was whole, and it went to the pool
+            self._release(self, False)
+
     def connection_lost(self, exc: Exception | None) -> None:
+        if exc is not None and self.receiver is not None and not self._paused:
+            self._read_what_is_left()
         self.target.connection_closed()
         if self._state == _CLOSED and self.receiver is None:
             return
@@ -350,6 +369,6 @@ class TargetConnection(asyncio.Protocol):
     def close(self) -> None:
         """Close at once; nothing that is still to be sent matters any more."""
         self._state = _CLOSED
-        self._held = self._to_send = b""
+        self._held = self.unsent = b""
         if self.transport is not None:
             self.transport.abort()
