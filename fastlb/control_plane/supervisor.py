@@ -243,7 +243,8 @@ class Supervisor:
         if isinstance(message, Evidence):
             self._monitor.on_evidence(message)
         elif isinstance(message, Relieve) and self._relief.take(time.monotonic()):
-            if not self._assign(Relief(worker.index, message.slot)):
+            moved = self._assign(Relief(worker.index, message.slot))
+            if not moved:
                 self._relief.give_back()
 
     def _end_orphans(self) -> None:
