@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import Protocol
 
-from fastlb.data_plane.chunked import ChunkedDecoder, ChunkError, encode, encode_end
+from fastlb.data_plane.chunked import encode, encode_end
 from fastlb.data_plane.http_client import TargetConnection
+from fastlb.data_plane.request_body import RequestBody
 from fastlb.data_plane.request_head import IDEMPOTENT, SAFE, RequestHead
 from fastlb.data_plane.response_head import ResponseHead, without_length
 from fastlb.data_plane.retry_budget import RetryBudget
@@ -21,13 +22,9 @@ from fastlb.data_plane.target_pool import LOCAL_ERRORS, TargetPool, is_refusal
 from fastlb.data_plane.target_runtime import GroupRuntime, TargetRuntime
 from fastlb.errors import RequestError
 
-REPLAY_BYTES = 65536
-"""Body that is kept for a second try; a request with more cannot be sent twice."""
 HELD_HEAD_SECONDS = 2.5
 """How long a response's head may wait for its body's first byte: longer than it takes to suspect a hung
 target, so that the request can still go to another."""
-HELD_BYTES = 65536
-"""Body that is read from the client before a target connection takes it."""
 
 
 class Client(Protocol):
@@ -38,9 +35,6 @@ class Client(Protocol):
     retries: RetryBudget
 
     def next_trace_id(self) -> bytes: ...
-
-    def now(self) -> float:
-        """Loop time, exact to a tick."""
 
     def await_for(self, seconds: float) -> None:
         """It is the target's turn; call `on_timeout` after `seconds` of silence."""
@@ -85,6 +79,8 @@ class Exchange:
     bytes_out = 0
     over = False
     request_done = True
+    """Whether the client has sent all of it."""
+    body: RequestBody | None = None
     is_head = False
     wants_upgrade = False
     _sent = False
@@ -94,11 +90,6 @@ class Exchange:
     _tries = 0
     _tried: Sequence[TargetRuntime] = ()
     _connecting: asyncio.Task[None] | None = None
-    _body: list[bytes] | None = None
-    _body_bytes = 0
-    _body_held = 0
-    _body_left = 0
-    _decoder: ChunkedDecoder | None = None
 
     def __init__(self, client: Client, head: RequestHead, group: GroupRuntime) -> None:
         self.client = client
@@ -112,10 +103,7 @@ class Exchange:
             self.wants_upgrade = bool(block.upgrade)
             if block.chunked or block.content_length:
                 self.request_done = False
-                self._body = []
-                self._body_left = block.content_length
-                if block.chunked:
-                    self._decoder = ChunkedDecoder()
+                self.body = RequestBody(head, client.max_body_bytes)
 
     @property
     def response_begun(self) -> bool:
@@ -137,33 +125,16 @@ class Exchange:
 
     def feed(self, data: bytes) -> bytes:
         """Take the body's next bytes; returns what comes after it. Raises RequestError (400, 413)."""
-        decoder = self._decoder
-        limit = self.client.max_body_bytes
-        if decoder is None:
-            if len(data) < self._body_left:
-                self._body_left -= len(data)
-                self._send_body(data)
-                return b""
-            piece, rest = data[: self._body_left], data[self._body_left :]
-            self._body_left = 0
-            self.request_done = True
-            self._send_body(piece)
-            return rest
-        try:
-            pieces = decoder.feed(data)
-        except ChunkError as error:
-            detail = str(error).encode("ascii", "replace").decode()
-            raise RequestError(400, "http_request_error", detail) from None
-        self._body_bytes += sum(map(len, pieces))
-        if limit is not None and self._body_bytes > limit:
-            raise RequestError(413, "http_request_denied", f"a body of over {limit} bytes")
-        encoded = encode(pieces)
-        if decoder.done:
-            self.request_done = True
-            encoded += encode_end(decoder.trailers)
-        if encoded:
-            self._send_body(encoded)
-        return decoder.rest
+        body = self.body
+        assert body is not None
+        encoded, rest = body.feed(data)
+        self.request_done = body.done
+        connection = self.connection
+        if connection is not None and encoded:
+            connection.send_body(encoded)
+            connection.target.sent(len(encoded))
+            body.sent()
+        return rest
 
     @property
     def holds_too_much(self) -> bool:
@@ -171,23 +142,7 @@ class Exchange:
         connection = self.connection
         if connection is not None:
             return connection.write_paused
-        return self._body is not None and self._body_held >= HELD_BYTES
-
-    def _send_body(self, encoded: bytes) -> None:
-        if self._body is not None:
-            self._body.append(encoded)
-            self._body_held += len(encoded)
-        connection = self.connection
-        if connection is not None and self._sent:
-            connection.send_body(encoded)
-            if self.target is not None:
-                self.target.sent(len(encoded))
-            self._forget_body()
-
-    def _forget_body(self) -> None:
-        """Keep what was sent only while it may be sent once more."""
-        if self._body_held > REPLAY_BYTES or self.head.method not in IDEMPOTENT:
-            self._body = None
+        return self.body is not None and self.body.holds_too_much
 
     # -- to a target
 
@@ -214,9 +169,9 @@ class Exchange:
         self.connection = connection
         self._sent = True
         data = self.head.to_target(self.trace)
-        if self._body is not None:
-            data = b"".join((data, *self._body))
-            self._forget_body()
+        if self.body is not None:
+            data += self.body.held()
+            self.body.sent()
         target.bytes_out += len(data)
         connection.start(self, data)
         if self.head.method not in IDEMPOTENT:
@@ -349,10 +304,8 @@ class Exchange:
         if connection.unsent and not self._tried and not self._retrying:
             # Nothing of it was sent, by this try or another: it may go anywhere.
             self._sent = False
-            head = self.head.block
-            if head.content_length or head.chunked:
-                self._body = [connection.unsent[len(self.head.to_target(self.trace)) :]]
-                self._body_held = len(self._body[0])
+            if self.body is not None:
+                self.body.take_back(connection.unsent[len(self.head.to_target(self.trace)) :])
         if kind == "reset" and not begun and not connection.fresh:
             # An idle connection that the target closed in this very moment: no evidence against it.
             if self._may_send_again():
@@ -427,8 +380,7 @@ class Exchange:
         """Whether a target may get this request though another may have got it (RFC 9110 §9.2.2)."""
         if not self._sent:
             return True
-        whole = not self.head.block.content_length and not self.head.block.chunked
-        return self.head.method in IDEMPOTENT and (whole or self._body is not None)
+        return self.head.method in IDEMPOTENT and (self.body is None or self.body.is_whole)
 
     def _retry_or(self, error: RequestError, *, unsent: bool = False) -> None:
         """Try another target, or answer with `error`. `unsent`: this target got nothing at all, which

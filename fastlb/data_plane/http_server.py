@@ -1,4 +1,4 @@
-"""The client side of HTTP: one connection, its requests in order, its deadlines and its back-pressure.
+"""The client side of HTTP: one connection, its requests in order, and whose turn it is.
 
 Cuts heads out of the stream, asks the Listener's rules, answers what is wrong or fixed by itself, and
 gives everything else to an Exchange. One request is in progress at a time; what a client sends ahead
@@ -9,60 +9,37 @@ from __future__ import annotations
 
 import asyncio
 import re
-import select
 from random import random
 from time import perf_counter
-from typing import cast
 
-from fastlb.data_plane.error_answers import answer, error_answer
+from fastlb.data_plane.client_stream import CLIENT, GONE, HEAD, IDLE, LINGER, TARGET, ClientStream
 from fastlb.data_plane.forwarding import Exchange
 from fastlb.data_plane.http_client import TargetConnection
 from fastlb.data_plane.listener_runtime import HttpListener, RequestFacts
+from fastlb.data_plane.own_answers import action_answer, error_answer
 from fastlb.data_plane.request_head import HeaderBlock, RequestHead
-from fastlb.data_plane.splice import reset_at_close
-from fastlb.data_plane.timers import TICK
 from fastlb.data_plane.tunnel import Tunnel, detach
 from fastlb.data_plane.worker_state import WorkerState
 from fastlb.errors import RequestError
-from fastlb.model.listener import Action, FixedResponse, Forward
-from fastlb.model.matching import choose_group, redirect_location
+from fastlb.model.listener import FixedResponse, Forward, Redirect
+from fastlb.model.matching import choose_group
 
 MAX_REQUEST_LINE = 16384
 """AWS's 16 K; a longer one is answered 414."""
 AHEAD_BYTES = 65536
 """Bytes of later requests that are held while one is in progress, before reading stops."""
-LINGER_SECONDS = 2.0
-"""After an error answer the client is read and ignored for so long: closing over unread bytes would send
-a reset, which can overtake the answer."""
-LINGER_BYTES = 1 << 20
-_WRITE_HIGH = 65536
-_SEND_BYTES = 32768
-"""More than this is sent at once and not at the end of the loop's turn."""
-
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 
-# Whose turn it is, for the deadline. _CLIENT: to take what was written, before its next request is read.
-_IDLE, _HEAD, _TARGET, _CLIENT, _LINGER, _GONE = range(6)
 
-
-class HttpConnection(asyncio.Protocol):
+class HttpConnection(ClientStream):
     """One client connection of an HTTP listener."""
 
     __slots__ = (
         "_ahead",
         "_closing",
-        "_eof",
         "_exchange",
-        "_full_since",
         "_last_block",
-        "_linger_left",
-        "_reading",
-        "_to_send",
-        "_turn",
-        "_writable",
-        "armed_tick",
         "client_ip",
-        "deadline",
         "fields",
         "idle_since",
         "listener",
@@ -71,14 +48,12 @@ class HttpConnection(asyncio.Protocol):
         "peer",
         "refused",
         "retries",
-        "transport",
-        "worker",
     )
 
     def __init__(
         self, worker: WorkerState, listener: HttpListener, peer: str, refused: bool
     ) -> None:
-        self.worker = worker
+        super().__init__(worker, listener.settings.idle_timeout)
         self.listener = listener
         self.peer = peer
         self.client_ip = peer
@@ -88,56 +63,36 @@ class HttpConnection(asyncio.Protocol):
         self.max_body_bytes = listener.settings.max_body_bytes
         self.retries = worker.retries
         self.next_trace_id = worker.next_trace_id
-        self.transport: asyncio.Transport = cast(asyncio.Transport, None)
-        self.armed_tick = 0
-        self.deadline = 0.0
         self.idle_since = 0.0
         self._exchange: Exchange | None = None
-        self._full_since = 0.0
         self._ahead = b""
-        self._to_send = b""
         self._last_block: HeaderBlock | None = None
-        self._turn = _HEAD
-        self._eof = False
         self._closing = False
-        self._reading = True
-        self._writable = True
-        self._linger_left = LINGER_BYTES
 
     # -- the transport's events
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
-        self.transport.set_write_buffer_limits(high=_WRITE_HIGH)
-        worker = self.worker
-        worker.connection_opened(self)
-        self.idle_since = worker.timers.now
-        self._await_turn(_HEAD, self.listener.settings.header_timeout)
+        super().connection_made(transport)
+        self.idle_since = self.worker.timers.now
+        self.await_for(self.listener.settings.header_timeout)
 
     def data_received(self, data: bytes) -> None:
         self.worker.bytes_in += len(data)
         exchange = self._exchange
         if exchange is None:
-            if self._turn >= _CLIENT:
-                self._set_aside(data)
-                return
-            self._read_request(self._ahead + data if self._ahead else data)
+            if self._turn < CLIENT:
+                self._read_request(self._ahead + data if self._ahead else data)
+            elif self._turn == CLIENT:
+                self._ahead += data
+                self.update_reading()
+            else:
+                self.ignore(data)
         elif exchange.request_done:
             self._ahead += data
             if len(self._ahead) > AHEAD_BYTES:
                 self.update_reading()
         else:
             self._feed(exchange, data)
-
-    def _set_aside(self, data: bytes) -> None:
-        """Bytes of a client that has to read first, or of one whose connection ends."""
-        if self._turn == _CLIENT:
-            self._ahead += data
-            self.update_reading()
-            return
-        self._linger_left -= len(data)
-        if self._linger_left < 0:
-            self.transport.abort()
 
     def eof_received(self) -> bool:
         """A client may end its side and wait for the answer to what it sent: keep the other side."""
@@ -146,7 +101,7 @@ class HttpConnection(asyncio.Protocol):
         exchange = self._exchange
         if exchange is None:
             # Nothing is in progress, unless requests sent ahead wait for their turn of the loop.
-            return self._turn == _CLIENT or (self._turn == _IDLE and bool(self._ahead))
+            return self._turn == CLIENT or (self._turn == IDLE and bool(self._ahead))
         if not exchange.request_done:
             self._refuse(RequestError(400, "http_request_error", "the body ended early"))
         return True
@@ -155,7 +110,7 @@ class HttpConnection(asyncio.Protocol):
         worker = self.worker
         worker.timers.disarm(self)
         worker.connection_closed(self)
-        self._turn = _GONE
+        self._turn = GONE
         self._ahead = b""
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
@@ -173,7 +128,7 @@ class HttpConnection(asyncio.Protocol):
         exchange = self._exchange
         if exchange is not None:
             self.await_for(self._patience(exchange))
-        elif self._turn == _CLIENT:
+        elif self._turn == CLIENT:
             self._become_idle()
 
     def _pace_target(self) -> None:
@@ -187,17 +142,12 @@ class HttpConnection(asyncio.Protocol):
         """Read the client only while what it sends has a place to go."""
         exchange = self._exchange
         if exchange is None:
-            wanted = self._turn != _CLIENT or len(self._ahead) <= AHEAD_BYTES
+            wanted = self._turn != CLIENT or len(self._ahead) <= AHEAD_BYTES
         elif exchange.request_done:
             wanted = len(self._ahead) <= AHEAD_BYTES
         else:
             wanted = not exchange.holds_too_much
-        if wanted is not self._reading and not self.transport.is_closing():
-            self._reading = wanted
-            if wanted:
-                self.transport.resume_reading()
-            else:
-                self.transport.pause_reading()
+        self.read_if(wanted)
 
     # -- requests
 
@@ -239,9 +189,10 @@ class HttpConnection(asyncio.Protocol):
             return
         self._ahead = data
         if self._eof:
-            self._close()
-        elif data and self._turn == _IDLE:
-            self._await_turn(_HEAD, self.listener.settings.header_timeout)
+            self.close()
+        elif data and self._turn == IDLE:
+            self._turn = HEAD
+            self.await_for(self.listener.settings.header_timeout)
 
     def _check_size(self, data: bytes) -> None:
         limit = self.listener.settings.max_header_bytes
@@ -277,7 +228,7 @@ class HttpConnection(asyncio.Protocol):
             group = worker.targets.groups[choose_group(action, random())]
         exchange = Exchange(self, head, group)
         self._exchange = exchange
-        self._turn = _TARGET
+        self._turn = TARGET
         worker.retries.active += 1
         if not exchange.request_done:
             rest = exchange.feed(rest) if rest else b""
@@ -304,42 +255,19 @@ class HttpConnection(asyncio.Protocol):
     def _patience(self, exchange: Exchange) -> float:
         if exchange.request_done or exchange.connection is None:
             return exchange.group.settings.response_timeout
-        return self.listener.settings.idle_timeout
+        return self.idle_timeout
 
     def _answer_self(
-        self, action: Action, head: RequestHead, facts: RequestFacts, rest: bytes
+        self,
+        action: FixedResponse | Redirect,
+        head: RequestHead,
+        facts: RequestFacts,
+        rest: bytes,
     ) -> None:
-        """A fixed response or a redirect."""
         block = head.block
         body_to_come = bool(block.chunked or block.content_length)
         keep = block.keep_alive and not body_to_come and not self.worker.draining
-        if isinstance(action, FixedResponse):
-            data = answer(
-                action.status,
-                action.body.encode(),
-                close=not keep,
-                content_type=action.content_type,
-                head_only=head.method == b"HEAD",
-                keep_alive=keep and not block.http_11,
-            )
-        else:
-            assert not isinstance(action, Forward)
-            location = redirect_location(
-                action,
-                protocol="http",
-                host=facts.host,
-                port=facts.port,
-                path=facts.path,
-                query=facts.query,
-            )
-            data = answer(
-                action.status,
-                b"",
-                close=not keep,
-                fields=b"Location: %b\r\n" % location.encode("ascii"),
-                head_only=head.method == b"HEAD",
-                keep_alive=keep and not block.http_11,
-            )
+        data = action_answer(action, head, facts, keep=keep)
         self.worker.count_status(action.status)
         self._log(head, action.status, "-", 0.0, len(data))
         self.write(data)
@@ -347,39 +275,12 @@ class HttpConnection(asyncio.Protocol):
             self._ahead = rest
             self._become_idle()
         else:
-            self._linger()
+            self._end_requests()
 
     # -- what an Exchange asks and tells (forwarding.Client)
 
-    def now(self) -> float:
-        return self.worker.timers.now
-
-    def await_for(self, seconds: float) -> None:
-        timers = self.worker.timers
-        deadline = timers.now + seconds
-        self.deadline = deadline
-        if deadline < self.armed_tick * TICK or not self.armed_tick:
-            timers.arm(self, deadline)
-
     def await_body(self) -> None:
-        self.await_for(self.listener.settings.idle_timeout)
-
-    def write(self, data: bytes) -> None:
-        self.worker.bytes_out += len(data)
-        if self._to_send:
-            self._to_send += data
-        else:
-            self._to_send = data
-            self.worker.send_soon(self)
-        if len(self._to_send) > _SEND_BYTES:
-            self.send_now()
-
-    def send_now(self) -> None:
-        """What `write` put off to the end of this turn of the loop."""
-        data, self._to_send = self._to_send, b""
-        # The connection may have ended meanwhile; uvloop raises where it has.
-        if data and not self.transport.is_closing():
-            self.transport.write(data)
+        self.await_for(self.idle_timeout)
 
     def decide_keep(self, exchange: Exchange) -> bool:
         if (
@@ -414,7 +315,7 @@ class HttpConnection(asyncio.Protocol):
         self.transport.pause_reading()
         connection.transport.pause_reading()
         self._exchange = None
-        self._turn = _GONE
+        self._turn = GONE
         exchange.over = True
         worker = self.worker
         worker.retries.active -= 1
@@ -435,7 +336,7 @@ class HttpConnection(asyncio.Protocol):
             detach(connection.transport),
             to_client=head + rest,
             to_target=ahead,
-            idle_timeout=self.listener.settings.idle_timeout,
+            idle_timeout=self.idle_timeout,
             on_end=ended,
         )
         tunnel.start()
@@ -451,9 +352,9 @@ class HttpConnection(asyncio.Protocol):
         self._count(exchange, exchange.status)
         if self._closing:
             if exchange.request_done and not self._ahead:
-                self._close()
+                self.close()
             else:
-                self._linger()
+                self._end_requests()
             return
         self._become_idle()
 
@@ -466,7 +367,7 @@ class HttpConnection(asyncio.Protocol):
         self._exchange = None
         self.worker.errors += 1
         self._count(exchange, exchange.status)
-        self._cut()
+        self.cut()
 
     # -- ends and errors
 
@@ -478,26 +379,26 @@ class HttpConnection(asyncio.Protocol):
         if not self._writable:
             # Its next request waits until it has read what it asked for before: answers to a client
             # that sends and does not read would fill the memory.
-            self._turn = _CLIENT
-            self.await_for(self.listener.settings.idle_timeout)
+            self._turn = CLIENT
+            self.await_for(self.idle_timeout)
             self.update_reading()
             return
-        self._turn = _IDLE
+        self._turn = IDLE
         if self._ahead:
             # Through the loop, not by recursion: a client may have sent a thousand requests ahead.
             worker.loop.call_soon(self._read_ahead)
             return
         if self._eof:
-            self._close()
+            self.close()
             return
-        self.await_for(self.listener.settings.idle_timeout)
+        self.await_for(self.idle_timeout)
         if not self._reading:
             self.update_reading()
 
     def _read_ahead(self) -> None:
-        if self._turn == _IDLE and self._exchange is None:
+        if self._turn == IDLE and self._exchange is None:
             self._read_request(self._ahead)
-            if self._exchange is None and self._turn < _LINGER:
+            if self._exchange is None and self._turn < LINGER:
                 self.update_reading()
 
     def _refuse(self, error: RequestError, head: RequestHead | None = None) -> None:
@@ -510,7 +411,7 @@ class HttpConnection(asyncio.Protocol):
             self._count(exchange, 0)
             if answered:
                 self.worker.errors += 1
-                self._cut()
+                self.cut()
                 return
         self._error(error, head, keep=False)
 
@@ -533,38 +434,13 @@ class HttpConnection(asyncio.Protocol):
         if keep:
             self._become_idle()
         else:
-            self._linger()
+            self._end_requests()
 
-    def _linger(self) -> None:
-        """Close once the client has read the answer, or two seconds have passed."""
+    def _end_requests(self) -> None:
+        """Whatever the client still sends is not read as a request any more."""
+        self._exchange = None
         self._ahead = b""
-        if self._eof:
-            self._close()
-            return
-        self._await_turn(_LINGER, LINGER_SECONDS)
-        if not self.transport.is_closing():
-            self.send_now()
-            self.transport.write_eof()
-            self._exchange = None
-            self.update_reading()
-
-    def _cut(self) -> None:
-        """End inside a response. By a reset: a body that ends with the connection would look whole."""
-        self._turn = _GONE
-        if not self.transport.is_closing():
-            self.send_now()
-            reset_at_close(self.transport.get_extra_info("socket"))
-            self.transport.abort()
-
-    def _close(self) -> None:
-        self._turn = _GONE
-        self.await_for(self.listener.settings.idle_timeout)
-        self.send_now()
-        self.transport.close()
-
-    def _await_turn(self, turn: int, seconds: float) -> None:
-        self._turn = turn
-        self.worker.timers.arm(self, self.worker.timers.now + seconds)
+        self.linger()
 
     def on_deadline(self, now: float) -> None:
         turn = self._turn
@@ -572,7 +448,7 @@ class HttpConnection(asyncio.Protocol):
         if exchange is not None:
             if not self._writable:
                 # The client takes nothing: its silence, not the target's.
-                patience = self._full_since + self.listener.settings.idle_timeout - now
+                patience = self._full_since + self.idle_timeout - now
                 if patience > 0:
                     self.await_for(patience)
                     return
@@ -586,10 +462,10 @@ class HttpConnection(asyncio.Protocol):
                 )
             else:
                 exchange.on_timeout()
-        elif turn == _HEAD and self._ahead:
+        elif turn == HEAD and self._ahead:
             self._refuse(RequestError(408, "http_request_error", "the head did not come in time"))
-        elif turn in (_IDLE, _HEAD):
-            self._close()
+        elif turn in (IDLE, HEAD):
+            self.close()
         else:
             self.transport.abort()
 
@@ -599,10 +475,10 @@ class HttpConnection(asyncio.Protocol):
         One that was busy a moment ago will most likely send again, and is told then."""
         if self.transport is None:
             return  # accepted just now: the loop has not made its transport yet
-        if self._exchange is None and self._turn in (_IDLE, _HEAD) and not self._ahead:
+        if self._exchange is None and self._turn in (IDLE, HEAD) and not self._ahead:
             quiet = self.worker.timers.now - self.idle_since
-            if quiet >= self.worker.drain_grace and not _readable(self.transport):
-                self._close()
+            if quiet >= self.worker.drain_grace and not self.has_more():
+                self.close()
 
     def leave_suspects(self) -> None:
         """The table has changed: a request that waits on a suspect target may go elsewhere."""
@@ -611,10 +487,6 @@ class HttpConnection(asyncio.Protocol):
             target = exchange.target
             if target is not None and (target.suspect or target.state == "unhealthy"):
                 exchange.leave_suspect()
-
-    def abort(self, reason: str) -> None:
-        if self.transport is not None:
-            self.transport.abort()
 
     def _count(self, exchange: Exchange, status: int) -> None:
         worker = self.worker
@@ -642,12 +514,3 @@ class HttpConnection(asyncio.Protocol):
         log = self.worker.access_log
         if log is not None:
             log.write(self.client_ip, head, status, target, seconds, size, cause)
-
-
-def _readable(transport: asyncio.Transport) -> bool:
-    """Whether a request has come that the loop has not seen yet."""
-    if transport.is_closing():
-        return False
-    poll = select.poll()
-    poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
-    return bool(poll.poll(0))

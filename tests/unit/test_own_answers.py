@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastlb.data_plane.error_answers import answer, error_answer
+from fastlb.data_plane.own_answers import answer, error_answer
 from fastlb.errors import RequestError
 
 

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from http import HTTPStatus
 
+from fastlb.data_plane.listener_runtime import RequestFacts
+from fastlb.data_plane.request_head import RequestHead
 from fastlb.errors import RequestError
+from fastlb.model.listener import FixedResponse, Redirect
+from fastlb.model.matching import redirect_location
 
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
 
@@ -63,4 +67,35 @@ def error_answer(error: RequestError, *, close: bool, head_only: bool = False) -
         close=close,
         fields=fields.encode("ascii", "replace"),
         head_only=head_only,
+    )
+
+
+def action_answer(
+    action: FixedResponse | Redirect, head: RequestHead, facts: RequestFacts, *, keep: bool
+) -> bytes:
+    """The answer of a Rule that asks no target; `keep` says that the connection stays open."""
+    location = b""
+    body = b""
+    content_type = "text/plain; charset=utf-8"
+    if isinstance(action, FixedResponse):
+        body = action.body.encode()
+        content_type = action.content_type
+    else:
+        target = redirect_location(
+            action,
+            protocol="http",
+            host=facts.host,
+            port=facts.port,
+            path=facts.path,
+            query=facts.query,
+        )
+        location = b"Location: %b\r\n" % target.encode("ascii")
+    return answer(
+        action.status,
+        body,
+        close=not keep,
+        fields=location,
+        content_type=content_type,
+        head_only=head.method == b"HEAD",
+        keep_alive=keep and not head.block.http_11,
     )
