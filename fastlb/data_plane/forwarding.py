@@ -116,12 +116,12 @@ class Exchange:
     def start(self) -> None:
         """Choose a target and send."""
         self.trace = self.client.next_trace_id()
-        target = self.group.pick(self.client.client_ip, ())
-        if target is None:
+        choose = self.group.choose
+        if choose is None:
             detail = f"no target of group {self.group.name} is registered"
             self._give_up(RequestError(503, "destination_unavailable", detail))
             return
-        self._attempt(target)
+        self._attempt(choose(self.client.client_ip))
 
     def feed(self, data: bytes) -> bytes:
         """Take the body's next bytes; returns what comes after it. Raises RequestError (400, 413)."""
@@ -168,13 +168,15 @@ class Exchange:
         assert target is not None
         self.connection = connection
         self._sent = True
-        data = self.head.to_target(self.trace)
+        head = self.head
+        block = head.block
+        data = b"".join((head.line, block.forwarded, self.trace, block.rest))
         if self.body is not None:
             data += self.body.held()
             self.body.sent()
         target.bytes_out += len(data)
         connection.start(self, data)
-        if self.head.method not in IDEMPOTENT:
+        if head.method not in IDEMPOTENT:
             connection.send_now()  # the pool has just asked whether the target is there
         if self.request_done:
             self.client.await_for(self.group.settings.response_timeout)
@@ -290,7 +292,16 @@ class Exchange:
         self.connection = None
         if self._chunk_out:
             self.client.write(encode_end(trailers))
-        self._finish(perf_counter() - self.began)
+        self.over = True
+        if self._retrying:
+            self._end_retry()
+        target = self.target
+        assert target is not None
+        if self._answering:
+            self._end_answering(target)
+        if self.status >= 500:
+            target.status_5xx += 1
+        target.end(perf_counter() - self.began)
         self.client.on_exchange_over(self)
 
     # -- when it goes wrong
@@ -374,7 +385,7 @@ class Exchange:
         """The client is gone, or got its answer from us."""
         if not self.over:
             self._drop_connection()
-            self._finish(None)
+            self._finish()
 
     def _may_send_again(self) -> bool:
         """Whether a target may get this request though another may have got it (RFC 9110 §9.2.2)."""
@@ -447,25 +458,23 @@ class Exchange:
 
     def _give_up(self, error: RequestError) -> None:
         self._drop_connection()
-        self._finish(None)
+        self._finish()
         self.client.on_exchange_failed(self, error)
 
     def _cut(self, error: RequestError) -> None:
         """The response has begun and cannot be mended: the client must see that it is not whole."""
         self._drop_connection()
-        self._finish(None)
+        self._finish()
         self.client.on_exchange_cut(self, error)
 
-    def _finish(self, seconds: float | None) -> None:
+    def _finish(self) -> None:
+        """It ends without a whole response."""
         self.over = True
         self._end_retry()
         target = self.target
         if target is not None:
-            if self.status >= 500:
-                target.status_5xx += 1
-            if self._answering:
-                self._end_answering(target)
-            target.end(seconds)
+            self._end_answering(target)
+            target.end(None)
 
     def _end_answering(self, target: TargetRuntime) -> None:
         if self._answering:

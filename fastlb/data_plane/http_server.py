@@ -349,7 +349,11 @@ class HttpConnection(ClientStream):
 
     def on_exchange_over(self, exchange: Exchange) -> None:
         self._exchange = None
-        self._count(exchange, exchange.status)
+        worker = self.worker
+        worker.retries.active -= 1
+        worker.statuses[exchange.status // 100] += 1
+        if worker.access_log is not None:
+            self._log_exchange(exchange, exchange.status)
         if self._closing:
             if exchange.request_done and not self._ahead:
                 self.close()
@@ -493,14 +497,17 @@ class HttpConnection(ClientStream):
         worker.retries.active -= 1
         if status:
             worker.count_status(status)
-            target = exchange.target
-            self._log(
-                exchange.head,
-                status,
-                target.key if target is not None else "-",
-                perf_counter() - exchange.began,
-                exchange.bytes_out,
-            )
+            self._log_exchange(exchange, status)
+
+    def _log_exchange(self, exchange: Exchange, status: int) -> None:
+        target = exchange.target
+        self._log(
+            exchange.head,
+            status,
+            target.key if target is not None else "-",
+            perf_counter() - exchange.began,
+            exchange.bytes_out,
+        )
 
     def _log(
         self,

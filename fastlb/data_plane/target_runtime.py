@@ -236,9 +236,9 @@ class GroupRuntime:
 
     __slots__ = (
         "_basis",
-        "_choose",
         "_eligible",
         "_turn",
+        "choose",
         "fail_open",
         "name",
         "settings",
@@ -252,9 +252,9 @@ class GroupRuntime:
         self.fail_open = False
         self._turn = turn
         self._eligible: list[TargetRuntime] = []
-        self._choose: Callable[[str], TargetRuntime] | None = None
+        self.choose: Callable[[str], TargetRuntime] | None = None
         self._basis: tuple[str, list[tuple[TargetRuntime, int]]] | None = None
-        """What `_choose` was made for."""
+        """What `choose` was made for."""
 
     def refilter(self) -> None:
         """Who is eligible may have changed."""
@@ -265,12 +265,12 @@ class GroupRuntime:
             return  # a cycle that begins anew with each snapshot would favour its first targets
         self._basis = basis
         self._eligible = found
-        self._choose = chooser(algorithm, found, self._turn) if found else None
+        self.choose = chooser(algorithm, found, self._turn) if found else None
 
     def pick(self, client: str, tried: Sequence[TargetRuntime]) -> TargetRuntime | None:
         """A target for a client's request, none of those `tried` for it before."""
         if not tried:
-            return None if self._choose is None else self._choose(client)
+            return None if self.choose is None else self.choose(client)
         others = [target for target in self._eligible if target not in tried]
         if not others:
             return None

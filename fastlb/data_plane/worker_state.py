@@ -70,7 +70,7 @@ class WorkerState:
         self.generation = 0
         self.requests = self.errors = self.accepted = self.rejected = self.accept_pauses = 0
         self.bytes_in = self.bytes_out = 0
-        self._statuses = [0] * 6
+        self.statuses = [0] * 6
         self._outbox: list[Sender] = []
         self._pipe = pipe
         self._trace_prefix = b""
@@ -104,7 +104,7 @@ class WorkerState:
         self.row[3] = len(self.connections)
 
     def count_status(self, status: int) -> None:
-        self._statuses[status // 100] += 1
+        self.statuses[status // 100] += 1
 
     def count_error(self) -> None:
         self.errors += 1
@@ -129,7 +129,7 @@ class WorkerState:
         row[Worker.REQUESTS] = self.requests
         row[Worker.IN_FLIGHT] = self.retries.active
         row[Worker.STATUS_1XX : Worker.STATUS_5XX + 1] = memoryview(
-            b"".join(count.to_bytes(8, "little") for count in self._statuses[1:])
+            b"".join(count.to_bytes(8, "little") for count in self.statuses[1:])
         ).cast("Q")
         row[Worker.ERRORS] = self.errors
         row[Worker.RETRIES] = self.retries.total
