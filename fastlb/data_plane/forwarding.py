@@ -27,6 +27,11 @@ HELD_HEAD_SECONDS = 2.5
 target, so that the request can still go to another."""
 
 
+RETRY_PLACE_SECONDS = 0.25
+"""How long a second try takes up its place in the budget: with answers that take seconds, those that wait
+for a place would else wait longer than anybody's patience. What must not happen is that all try at once."""
+
+
 class Client(Protocol):
     """What an Exchange needs of the client's connection."""
 
@@ -38,6 +43,11 @@ class Client(Protocol):
 
     def await_for(self, seconds: float) -> None:
         """It is the target's turn; call `on_timeout` after `seconds` of silence."""
+
+    def later(self, seconds: float, call: Callable[[], None]) -> None: ...
+
+    def pace_target(self) -> None:
+        """The exchange has another target connection: read it only if the client takes what comes."""
 
     def await_body(self) -> None:
         """The request's body is to come, or to be taken by the target, before any answer is due."""
@@ -106,6 +116,11 @@ class Exchange:
                 self.body = RequestBody(head, client.max_body_bytes)
 
     @property
+    def last_target(self) -> TargetRuntime | None:
+        """The target that has the request, or was the last to have it."""
+        return self.target or (self._tried[-1] if self._tried else None)
+
+    @property
     def response_begun(self) -> bool:
         """Whether a byte of the response has come that was not held back."""
         connection = self.connection
@@ -162,6 +177,7 @@ class Exchange:
         self._connecting = None
         self._send(connection)
         self.client.update_reading()
+        self.client.pace_target()
 
     def _send(self, connection: TargetConnection) -> None:
         target = self.target
@@ -188,12 +204,13 @@ class Exchange:
         target = self.target
         assert target is not None
         name = error.strerror or str(error)
-        detail = f"{name.lower()} on {target.key}"
         if error.errno in LOCAL_ERRORS:
-            self._give_up(RequestError(503, "proxy_internal_error", detail))
+            self._give_up(RequestError(503, "proxy_internal_error", name.lower()))
             return
-        target.failed("refused" if is_refusal(error) else "reset", detail)
-        self._retry_or(RequestError(502, "connection_refused", detail), unsent=True)
+        target.failed(
+            "refused" if is_refusal(error) else "reset", f"{name.lower()} on {target.key}"
+        )
+        self._retry_or(RequestError(502, "connection_refused", name.lower()), unsent=True)
 
     def on_target_writable(self, writable: bool) -> None:
         self.client.update_reading()
@@ -343,17 +360,15 @@ class Exchange:
         if self._connecting is not None:
             self._connecting.cancel()
             self._connecting = None
-            detail = (
-                f"no connection within {self.group.settings.connect_timeout:g} s to {target.key}"
-            )
-            target.failed("timeout", detail)
+            detail = f"no connection within {self.group.settings.connect_timeout:g} s"
+            target.failed("timeout", f"{detail} to {target.key}")
             self._retry_or(RequestError(504, "connection_timeout", detail), unsent=True)
             return
         left = self.group.settings.response_timeout - HELD_HEAD_SECONDS
         if left > 0 and self.connection is not None and self.connection.release_head():
             self.client.await_for(left)
             return
-        detail = f"no answer within {self.group.settings.response_timeout:g} s from {target.key}"
+        detail = f"no answer within {self.group.settings.response_timeout:g} s"
         target.count_error()
         self._drop_connection()
         error = RequestError(504, "http_response_timeout", detail)
@@ -372,7 +387,7 @@ class Exchange:
             or (self._sent and self.head.method not in SAFE)
             or not self._may_send_again()
             or self._tries >= self.group.settings.retries
-            or self.group.pick(self.client.client_ip, [*self._tried, target]) is None
+            or not self.group.others([*self._tried, target])
         ):
             return
         self._tries += 1
@@ -415,26 +430,33 @@ class Exchange:
 
     def _resend(self, retry: Callable[[], bool]) -> None:
         self._end_retry()
-        self.client.await_for(self.group.settings.connect_timeout)
+        self.client.await_for(self.group.settings.response_timeout)
         self.client.retries.start(retry)
 
     def _elsewhere(self) -> bool:
-        target = None if self.over else self.group.pick(self.client.client_ip, self._tried)
-        if target is None:
-            if not self.over:
-                detail = f"no other target of group {self.group.name} is left"
-                self._give_up(RequestError(502, "destination_unavailable", detail))
+        if self.over:
             return False
-        self._retrying = True
-        self._attempt(target)
+        client_ip = self.client.client_ip
+        # While it waited for its turn the others may have gone: then one that was tried is better than none.
+        target = self.group.pick(client_ip, self._tried) or self.group.pick(client_ip, ())
+        if target is None:
+            detail = f"no other target of group {self.group.name} is left"
+            self._give_up(RequestError(502, "destination_unavailable", detail))
+            return False
+        self._try_again(target, fresh=False)
         return True
 
     def _again(self, target: TargetRuntime) -> bool:
         if self.over:
             return False
-        self._retrying = True
-        self._attempt(target, fresh=True)
+        self._try_again(target, fresh=True)
         return True
+
+    def _try_again(self, target: TargetRuntime, *, fresh: bool) -> None:
+        self._retrying = True
+        self.client.later(RETRY_PLACE_SECONDS, self._end_retry)
+        self._attempt(target, fresh=fresh)
+        self.client.pace_target()
 
     def _end_retry(self) -> None:
         if self._retrying:

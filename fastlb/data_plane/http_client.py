@@ -183,6 +183,8 @@ class TargetConnection(asyncio.Protocol):
                 if not data.startswith(b"HTTP/1."[: len(data)]):
                     raise RequestError(502, "http_protocol_error", "malformed status line")
                 self._held = data
+                # Nothing of it went on: the request may still be sent elsewhere, should this break off.
+                self.bytes_seen = False
                 return
             end += 4
             if end > MAX_HEAD:

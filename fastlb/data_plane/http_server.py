@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Callable
 from random import random
-from time import perf_counter
+from time import perf_counter, time
 
 from fastlb.data_plane.client_stream import CLIENT, GONE, HEAD, IDLE, LINGER, TARGET, ClientStream
 from fastlb.data_plane.forwarding import Exchange
 from fastlb.data_plane.http_client import TargetConnection
 from fastlb.data_plane.listener_runtime import HttpListener, RequestFacts
 from fastlb.data_plane.own_answers import action_answer, error_answer
-from fastlb.data_plane.request_head import HeaderBlock, RequestHead
+from fastlb.data_plane.request_head import HeaderBlock, RequestHead, glimpse
 from fastlb.data_plane.tunnel import Tunnel, detach
 from fastlb.data_plane.worker_state import WorkerState
 from fastlb.errors import RequestError
@@ -28,6 +29,8 @@ MAX_REQUEST_LINE = 16384
 """AWS's 16 K; a longer one is answered 414."""
 AHEAD_BYTES = 65536
 """Bytes of later requests that are held while one is in progress, before reading stops."""
+_EMPTY_LINES = re.compile(rb"(?:\r\n)+")
+MAX_EMPTY_LINES = 16
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 
 
@@ -120,18 +123,18 @@ class HttpConnection(ClientStream):
     def pause_writing(self) -> None:
         self._writable = False
         self._full_since = self.worker.timers.now
-        self._pace_target()
+        self.pace_target()
 
     def resume_writing(self) -> None:
         self._writable = True
-        self._pace_target()
+        self.pace_target()
         exchange = self._exchange
         if exchange is not None:
             self.await_for(self._patience(exchange))
         elif self._turn == CLIENT:
             self._become_idle()
 
-    def _pace_target(self) -> None:
+    def pace_target(self) -> None:
         """Read the response only as fast as the client takes it."""
         exchange = self._exchange
         connection = exchange.connection if exchange is not None else None
@@ -154,8 +157,15 @@ class HttpConnection(ClientStream):
     def _read_request(self, data: bytes) -> None:
         """Take one request from the beginning of `data`, or wait for the rest of its head."""
         self._ahead = b""
-        while data.startswith(b"\r\n"):  # RFC 9112 §2.2: empty lines before a request
-            data = data[2:]
+        if data.startswith(
+            b"\r\n"
+        ):  # RFC 9112 §2.2: a few empty lines before a request are ignored
+            lines = _EMPTY_LINES.match(data)
+            assert lines is not None
+            if lines.end() > 2 * MAX_EMPTY_LINES:
+                self._refuse(RequestError(400, "http_request_error", "too many empty lines"))
+                return
+            data = data[lines.end() :]
         end = data.find(b"\r\n\r\n") + 4
         if end < 4:
             self._await_more(data)
@@ -176,7 +186,7 @@ class HttpConnection(ClientStream):
             self._last_block = head.block if head.block.memorable else None
             self._begin(head, rest)
         except RequestError as error:
-            self._refuse(error, head)
+            self._refuse(error, head or glimpse(data))
 
     def _await_more(self, data: bytes) -> None:
         """`data` is the beginning of a head, or nothing."""
@@ -267,7 +277,7 @@ class HttpConnection(ClientStream):
         block = head.block
         body_to_come = bool(block.chunked or block.content_length)
         keep = block.keep_alive and not body_to_come and not self.worker.draining
-        data = action_answer(action, head, facts, keep=keep)
+        data = action_answer(action, head, facts, time(), keep=keep)
         self.worker.count_status(action.status)
         self._log(head, action.status, "-", 0.0, len(data))
         self.write(data)
@@ -278,6 +288,9 @@ class HttpConnection(ClientStream):
             self._end_requests()
 
     # -- what an Exchange asks and tells (forwarding.Client)
+
+    def later(self, seconds: float, call: Callable[[], None]) -> None:
+        self.worker.loop.call_later(seconds, call)
 
     def await_body(self) -> None:
         self.await_for(self.idle_timeout)
@@ -365,7 +378,7 @@ class HttpConnection(ClientStream):
     def on_exchange_failed(self, exchange: Exchange, error: RequestError) -> None:
         self._exchange = None
         self._count(exchange, 0)
-        self._error(error, exchange.head, keep=exchange.request_done)
+        self._error(error, exchange.head, exchange, keep=exchange.request_done)
 
     def on_exchange_cut(self, exchange: Exchange, error: RequestError) -> None:
         self._exchange = None
@@ -401,6 +414,9 @@ class HttpConnection(ClientStream):
 
     def _read_ahead(self) -> None:
         if self._turn == IDLE and self._exchange is None:
+            if not self._writable:
+                self._become_idle()  # what was put off has filled its buffer since
+                return
             self._read_request(self._ahead)
             if self._exchange is None and self._turn < LINGER:
                 self.update_reading()
@@ -417,9 +433,16 @@ class HttpConnection(ClientStream):
                 self.worker.errors += 1
                 self.cut()
                 return
-        self._error(error, head, keep=False)
+        self._error(error, head, exchange, keep=False)
 
-    def _error(self, error: RequestError, head: RequestHead | None, *, keep: bool) -> None:
+    def _error(
+        self,
+        error: RequestError,
+        head: RequestHead | None,
+        exchange: Exchange | None,
+        *,
+        keep: bool,
+    ) -> None:
         worker = self.worker
         worker.errors += 1
         worker.count_status(error.status)
@@ -432,9 +455,18 @@ class HttpConnection(ClientStream):
             and not worker.draining
         )
         head_only = head is not None and head.method == b"HEAD"
-        data = error_answer(error, close=not keep, head_only=head_only)
+        data = error_answer(error, time(), close=not keep, head_only=head_only)
         self.write(data)
-        self._log(head, error.status, "-", 0.0, len(data), error.cause)
+        if worker.access_log is not None:
+            target = exchange.last_target if exchange is not None else None
+            self._log(
+                head,
+                error.status,
+                target.key if target is not None else "-",
+                perf_counter() - exchange.began if exchange is not None else 0.0,
+                len(data),
+                error.cause,
+            )
         if keep:
             self._become_idle()
         else:
@@ -500,7 +532,7 @@ class HttpConnection(ClientStream):
             self._log_exchange(exchange, status)
 
     def _log_exchange(self, exchange: Exchange, status: int) -> None:
-        target = exchange.target
+        target = exchange.last_target
         self._log(
             exchange.head,
             status,

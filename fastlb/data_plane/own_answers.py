@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from email.utils import formatdate
 from http import HTTPStatus
 
 from fastlb.data_plane.listener_runtime import RequestFacts
@@ -10,12 +11,17 @@ from fastlb.errors import RequestError
 from fastlb.model.listener import FixedResponse, Redirect
 from fastlb.model.matching import redirect_location
 
-_REASONS = {status.value: status.phrase for status in HTTPStatus}
+_REASONS = {status.value: status.phrase for status in HTTPStatus} | {
+    413: "Content Too Large",
+    414: "URI Too Long",
+}
+"""RFC 9110's phrases; those of Python 3.11 are older."""
 
 
 def answer(
     status: int,
     body: bytes,
+    now: float,
     *,
     close: bool,
     fields: bytes = b"",
@@ -23,7 +29,8 @@ def answer(
     head_only: bool = False,
     keep_alive: bool = False,
 ) -> bytes:
-    """A whole response; `fields` are extra lines with their CRLF. A 204 or 304 goes without a body.
+    """A whole response; `fields` are extra lines with their CRLF, `now` is the time of its Date in
+    seconds since 1970. A 204 or 304 goes without a body.
 
     `keep_alive` says so in words, as a client of HTTP/1.0 needs it.
     """
@@ -41,9 +48,10 @@ def answer(
         connection = b"Connection: close\r\n"
     elif keep_alive:
         connection = b"Connection: keep-alive\r\n"
-    return b"HTTP/1.1 %d %b\r\n%b%b%b\r\n%b" % (
+    return b"HTTP/1.1 %d %b\r\nDate: %b\r\n%b%b%b\r\n%b" % (
         status,
         reason.encode(),
+        formatdate(now, usegmt=True).encode(),
         framing,
         fields,
         connection,
@@ -51,7 +59,7 @@ def answer(
     )
 
 
-def error_answer(error: RequestError, *, close: bool, head_only: bool = False) -> bytes:
+def error_answer(error: RequestError, now: float, *, close: bool, head_only: bool = False) -> bytes:
     """The answer to a request that no target answered; the cause stands in Proxy-Status (RFC 9209)."""
     details = "".join(c if 32 <= ord(c) < 127 and c not in '"\\' else "'" for c in error.detail)
     fields = f'Proxy-Status: fastlb; error={error.cause}; details="{details}"\r\n'
@@ -64,6 +72,7 @@ def error_answer(error: RequestError, *, close: bool, head_only: bool = False) -
     return answer(
         error.status,
         body.encode("ascii", "replace"),
+        now,
         close=close,
         fields=fields.encode("ascii", "replace"),
         head_only=head_only,
@@ -71,7 +80,12 @@ def error_answer(error: RequestError, *, close: bool, head_only: bool = False) -
 
 
 def action_answer(
-    action: FixedResponse | Redirect, head: RequestHead, facts: RequestFacts, *, keep: bool
+    action: FixedResponse | Redirect,
+    head: RequestHead,
+    facts: RequestFacts,
+    now: float,
+    *,
+    keep: bool,
 ) -> bytes:
     """The answer of a Rule that asks no target; `keep` says that the connection stays open."""
     location = b""
@@ -93,6 +107,7 @@ def action_answer(
     return answer(
         action.status,
         body,
+        now,
         close=not keep,
         fields=location,
         content_type=content_type,

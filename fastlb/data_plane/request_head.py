@@ -345,6 +345,36 @@ def _trace_rest(trace: bytes) -> bytes:
     return b"".join(b";" + pair for pair in others) + b"\r\n\r\n"
 
 
+def glimpse(head: bytes) -> RequestHead | None:
+    """What can be made out of a request that was refused, for the log alone."""
+    line = _REQUEST_LINE.match(head)
+    if line is None:
+        return None
+    host = b""
+    for match in _FIELDS.finditer(head, line.end() - 1):
+        if match[1].lower() == b"host":
+            host = match[2].strip(b" \t")
+            break
+    return RequestHead(
+        line[1],
+        line[2],
+        b"",
+        HeaderBlock(
+            raw=b"",
+            forwarded=b"",
+            rest=b"",
+            host=host,
+            keep_alive=False,
+            http_11=True,
+            content_length=0,
+            chunked=False,
+            upgrade=b"",
+            forwarded_for=b"",
+            memorable=False,
+        ),
+    )
+
+
 def listener_host(address: Address) -> bytes:
     """The Host for a request of HTTP/1.0 that names none: where it was sent to."""
     return str(address).encode()

@@ -267,11 +267,19 @@ class GroupRuntime:
         self._eligible = found
         self.choose = chooser(algorithm, found, self._turn) if found else None
 
+    def others(self, tried: Sequence[TargetRuntime]) -> list[TargetRuntime]:
+        """The eligible targets that are not among `tried`."""
+        return [target for target in self._eligible if target not in tried]
+
     def pick(self, client: str, tried: Sequence[TargetRuntime]) -> TargetRuntime | None:
         """A target for a client's request, none of those `tried` for it before."""
         if not tried:
             return None if self.choose is None else self.choose(client)
-        others = [target for target in self._eligible if target not in tried]
+        others = self.others(tried)
+        if not others:
+            # A suspect may only be slow, and whoever was tried has failed already.
+            healthy = [t for t in self.targets if t.state == "healthy" and t.weight > 0]
+            others = [t for t in healthy if t not in tried and not t.doubted]
         if not others:
             return None
         algorithm = self.settings.algorithm
@@ -334,9 +342,7 @@ class TargetTable:
         for index in self.targets.keys() - seen:
             self.targets.pop(index).close()
         if rows != self._rows:
-            self._rows = rows
-            for target in self.targets.values():
-                target.see_rows(rows)
+            self.see_rows(rows)
         for group_runtime in self.groups.values():
             group_runtime.refilter()
 
@@ -347,3 +353,9 @@ class TargetTable:
             dirty, self.dirty = self.dirty, []
             for target in dirty:
                 target.flush(now_ns)
+
+    def see_rows(self, rows: tuple[int, ...]) -> None:
+        """Whose counts make up the targets' load."""
+        self._rows = rows
+        for target in self.targets.values():
+            target.see_rows(rows)

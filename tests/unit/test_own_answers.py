@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from fastlb.data_plane.own_answers import answer, error_answer
 from fastlb.errors import RequestError
 
+NOW = 1782000000.0
+
 
 def parse(data: bytes, method: str = "GET") -> tuple[h11.Response, dict[str, list[str]], bytes]:
     """`data` as an independent client reads it, which finds one message and nothing after it."""
@@ -35,7 +37,7 @@ def parse(data: bytes, method: str = "GET") -> tuple[h11.Response, dict[str, lis
 @pytest.mark.parametrize("status", [200, 301, 400, 404, 418, 500, 503, 599])
 @pytest.mark.parametrize("close", [True, False])
 def test_an_answer_is_one_whole_message(status: int, close: bool) -> None:
-    data = answer(status, b"hello", close=close, fields=b"X-A: 1\r\nX-B: 2\r\n")
+    data = answer(status, b"hello", NOW, close=close, fields=b"X-A: 1\r\nX-B: 2\r\n")
     head, fields, body = parse(data)
     assert (head.status_code, body) == (status, b"hello")
     assert fields["content-length"] == ["5"]
@@ -48,33 +50,33 @@ def test_an_answer_is_one_whole_message(status: int, close: bool) -> None:
 
 @pytest.mark.parametrize("status", [204, 304])
 def test_no_body_where_none_may_be(status: int) -> None:
-    head, fields, body = parse(answer(status, b"hello", close=False))
+    head, fields, body = parse(answer(status, b"hello", NOW, close=False))
     assert (head.status_code, body) == (status, b"")
     assert not {"content-length", "content-type", "transfer-encoding"} & set(fields)
 
 
 def test_an_answer_to_head_says_the_length_and_sends_nothing() -> None:
-    data = answer(200, b"hello", close=False, head_only=True)
+    data = answer(200, b"hello", NOW, close=False, head_only=True)
     _, fields, body = parse(data, "HEAD")
     assert (fields["content-length"], body) == (["5"], b"")
 
 
 def test_a_client_of_1_0_is_told_that_the_connection_stays() -> None:
-    _, fields, _ = parse(answer(200, b"", close=False, keep_alive=True))
+    _, fields, _ = parse(answer(200, b"", NOW, close=False, keep_alive=True))
     assert fields["connection"] == ["keep-alive"]
-    _, fields, _ = parse(answer(200, b"", close=True, keep_alive=True))
+    _, fields, _ = parse(answer(200, b"", NOW, close=True, keep_alive=True))
     assert fields["connection"] == ["close"]
 
 
 def test_the_content_type_is_the_callers() -> None:
-    _, fields, _ = parse(answer(200, b"{}", close=False, content_type="application/json"))
+    _, fields, _ = parse(answer(200, b"{}", NOW, close=False, content_type="application/json"))
     assert fields["content-type"] == ["application/json"]
 
 
 @pytest.mark.parametrize("status", [400, 405, 408, 413, 414, 417, 431, 502, 503, 504])
 def test_an_error_names_its_cause(status: int) -> None:
     error = RequestError(status, "connection_refused", "connection refused on 127.0.0.1:9001")
-    head, fields, body = parse(error_answer(error, close=True))
+    head, fields, body = parse(error_answer(error, NOW, close=True))
     assert head.status_code == status
     assert fields["proxy-status"] == [
         'fastlb; error=connection_refused; details="connection refused on 127.0.0.1:9001"'
@@ -88,7 +90,7 @@ def test_an_error_names_its_cause(status: int) -> None:
 
 def test_an_error_may_leave_the_connection_open_and_answer_head() -> None:
     error = RequestError(502, "connection_refused", "x")
-    data = error_answer(error, close=False, head_only=True)
+    data = error_answer(error, NOW, close=False, head_only=True)
     _, fields, body = parse(data, "HEAD")
     assert body == b""
     assert "connection" not in fields
@@ -96,9 +98,9 @@ def test_an_error_may_leave_the_connection_open_and_answer_head() -> None:
 
 @given(st.text(max_size=40))
 def test_a_detail_cannot_add_a_field_or_leave_its_quotes(detail: str) -> None:
-    data = error_answer(RequestError(502, "http_protocol_error", detail), close=True)
+    data = error_answer(RequestError(502, "http_protocol_error", detail), NOW, close=True)
     _, fields, _ = parse(data)
-    assert set(fields) == {"content-type", "content-length", "proxy-status", "connection"}
+    assert set(fields) == {"date", "content-type", "content-length", "proxy-status", "connection"}
     (value,) = fields["proxy-status"]
     inside = value.removeprefix('fastlb; error=http_protocol_error; details="')
     assert inside.endswith('"')
