@@ -239,48 +239,35 @@ class Exchange:
         answer = head.line + without_length(head.block.forwarded) + lines + b"\r\n"
         self.client.start_tunnel(self, connection, answer, rest)
 
+    def on_tunnel_failed(self, error: OSError) -> None:
+        """This machine is short of descriptors; nothing of the 101 was sent."""
+        self.status = 0
+        self._give_up(RequestError(503, "proxy_internal_error", (error.strerror or "").lower()))
+
     def on_response(self, head: ResponseHead, data: bytes, end: int, whole: bool) -> None:
         client = self.client
         block = head.block
-        request = self.head.block
         self.status = head.status
         keep = client.decide_keep(self)
-        if not request.http_11:
-            self._answer_http_10(head, data, end, whole, keep)
-            return
-        bodyless = whole and len(data) == end
-        if bodyless or block.length is not None:
-            framing = b""
+        http_11 = self.head.block.http_11
+        if (
+            keep
+            and block.unchanged
+            and head.http_11
+            and http_11
+            and (block.length is not None or whole)
+            and head.status != 204
+        ):
+            client.write(data)  # what nearly every response is
         else:
-            self._chunk_out = True
-            framing = b"Transfer-Encoding: chunked\r\n"
-        if head.status == 204 and block.length is not None:
-            data = head.line + without_length(block.forwarded) + b"\r\n"
-            end = len(data)
-            client.write(data if keep else data[:-2] + b"Connection: close\r\n\r\n")
-        elif keep and block.unchanged and head.http_11 and not framing:
-            client.write(data)
-        else:
+            bodyless = whole and len(data) == end
+            start, self._chunk_out, ends = head.for_client(
+                http_11=http_11, bodyless=bodyless, keep=keep
+            )
+            if ends:
+                client.close_after()
             body = data[end:]
-            if self._chunk_out:
-                body = encode([body]) if body else b""
-            close = b"" if keep else b"Connection: close\r\n"
-            client.write(b"".join((head.line, block.forwarded, framing, close, b"\r\n", body)))
-        self.bytes_out += len(data) - end
-        if not whole:
-            self._begin_answering()
-
-    def _answer_http_10(
-        self, head: ResponseHead, data: bytes, end: int, whole: bool, keep: bool
-    ) -> None:
-        """A client of HTTP/1.0 knows no chunks: what has no length ends with the connection."""
-        block = head.block
-        client = self.client
-        if not whole and block.length is None:
-            keep = False
-            client.close_after()
-        connection = b"Connection: keep-alive\r\n" if keep else b"Connection: close\r\n"
-        client.write(b"".join((head.line, block.forwarded, connection, b"\r\n", data[end:])))
+            client.write(start + (encode([body]) if self._chunk_out and body else body))
         self.bytes_out += len(data) - end
         if not whole:
             self._begin_answering()

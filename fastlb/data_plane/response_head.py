@@ -61,6 +61,22 @@ class ResponseHead:
         block = self.block
         return not block.close and (self.http_11 or block.keep_alive)
 
+    def for_client(self, *, http_11: bool, bodyless: bool, keep: bool) -> tuple[bytes, bool, bool]:
+        """The head as a client of that version gets it, whether the body is to be chunked for it, and
+        whether the body ends with the connection, as for a client of HTTP/1.0 that knows no chunks."""
+        block = self.block
+        lines = block.forwarded
+        if self.status == 204 and block.length is not None:
+            lines = without_length(lines)
+        unframed = not bodyless and block.length is None
+        if http_11:
+            framing = b"Transfer-Encoding: chunked\r\n" if unframed else b""
+            connection = b"" if keep else b"Connection: close\r\n"
+            return b"".join((self.line, lines, framing, connection, b"\r\n")), unframed, False
+        stays = keep and not unframed
+        connection = b"Connection: keep-alive\r\n" if stays else b"Connection: close\r\n"
+        return b"".join((self.line, lines, connection, b"\r\n")), False, unframed
+
 
 def _bad(detail: str) -> RequestError:
     return RequestError(502, "http_protocol_error", detail)
