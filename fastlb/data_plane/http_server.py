@@ -324,9 +324,12 @@ class HttpConnection(ClientStream):
             return
         target = exchange.target
         assert target is not None
+        try:
+            client_socket, target_socket = detach(self.transport, connection.transport)
+        except OSError as error:
+            exchange.on_tunnel_failed(error)
+            return
         self._reading = False
-        self.transport.pause_reading()
-        connection.transport.pause_reading()
         self._exchange = None
         self._turn = GONE
         exchange.over = True
@@ -345,8 +348,8 @@ class HttpConnection(ClientStream):
         tunnel = Tunnel(
             worker,
             target,
-            detach(self.transport),
-            detach(connection.transport),
+            client_socket,
+            target_socket,
             to_client=head + rest,
             to_target=ahead,
             idle_timeout=self.idle_timeout,

@@ -13,15 +13,26 @@ from fastlb.data_plane.target_runtime import TargetRuntime
 from fastlb.data_plane.worker_state import WorkerState
 
 
-def detach(transport: asyncio.Transport) -> socket.socket:
-    """The socket of `transport`, non-blocking; the transport is gone, and nothing was sent of that.
+def detach(
+    client: asyncio.Transport, server: asyncio.Transport
+) -> tuple[socket.socket, socket.socket]:
+    """The sockets of both transports, non-blocking; the transports are gone, and nothing was sent of
+    that. Raises OSError where descriptors are short: then both transports are as they were.
 
-    The transport must have nothing left to write, and its protocol must expect `connection_lost`.
+    Neither may have anything left to write, and their protocols must expect `connection_lost`.
     """
-    copy = os.dup(transport.get_extra_info("socket").fileno())
-    transport.abort()
-    taken = socket.socket(fileno=copy)
-    taken.setblocking(False)
+    first = os.dup(client.get_extra_info("socket").fileno())
+    try:
+        second = os.dup(server.get_extra_info("socket").fileno())
+    except OSError:
+        os.close(first)
+        raise
+    for transport in (client, server):
+        transport.pause_reading()
+        transport.abort()
+    taken = socket.socket(fileno=first), socket.socket(fileno=second)
+    for one in taken:
+        one.setblocking(False)
     return taken
 
 
