@@ -12,6 +12,8 @@ from typing import Protocol
 
 TICK = 0.1
 """Seconds. Fine enough for the least timeout that makes sense here, and ten wake-ups a second cost nothing."""
+LATE = 0.5
+"""Seconds between two ticks, from which on the time between them counts for nobody."""
 
 
 class Timed(Protocol):
@@ -34,6 +36,7 @@ class TimerWheel:
         self._buckets: dict[int, set[Timed]] = {}
         self.now = loop.time()
         self._last_tick = int(self.now / TICK)
+        self._was_late = False
 
     def start(self) -> None:
         self._handle = self._loop.call_later(TICK, self._run)
@@ -78,7 +81,14 @@ class TimerWheel:
 
     def advance(self, now: float) -> None:
         """Fire what is due at `now`."""
+        away = now - self.now
         self.now = now
+        if away <= LATE:
+            self._was_late = False
+        elif not self._was_late:
+            # Not twice in a row: where every tick is late, deadlines must pass all the same.
+            self._was_late = True
+            self._put_off(away)
         current = int(now / TICK)
         for tick in range(self._last_tick + 1, current + 1):
             self._last_tick = tick
@@ -94,3 +104,11 @@ class TimerWheel:
                 except Exception as error:  # noqa: BLE001  the deadlines of all others must still be kept
                     context = {"message": f"a deadline of {item!r} failed", "exception": error}
                     self._loop.call_exception_handler(context)
+
+    def _put_off(self, seconds: float) -> None:
+        """The process was stopped for so long: whatever came meanwhile is still to be read, and who sent
+        it in time must not be taken for silent. Nor were deadlines right that were set since then and
+        before this tick, from the time of the last one."""
+        for bucket in self._buckets.values():
+            for item in bucket:
+                item.deadline += seconds

@@ -92,8 +92,15 @@ class WorkerState:
 
     def _send_all(self) -> None:
         senders, self._outbox = self._outbox, []
-        for sender in senders:
-            sender.send_now()
+        turn = iter(senders)
+        while True:
+            try:
+                for sender in turn:  # after a failure: from the next one on
+                    sender.send_now()
+                return
+            except Exception as error:  # noqa: BLE001  the others' messages must still leave
+                context = {"message": f"{sender!r} could not send", "exception": error}
+                self.loop.call_exception_handler(context)
 
     def connection_opened(self, connection: Connection) -> None:
         self.connections.add(connection)

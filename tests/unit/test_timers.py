@@ -265,13 +265,36 @@ def test_whoever_fires_may_move_the_others_of_its_tick(clock: Clock, move: float
     assert clock.held() == 0
 
 
-def test_after_a_long_stop_all_that_was_due_fires_once(clock: Clock) -> None:
+def test_after_a_long_stop_all_that_is_still_silent_fires_once(clock: Clock) -> None:
     items = [Item() for _ in range(50)]
     for step, item in enumerate(items):
         clock.wheel.arm(item, START + step * 0.1)
-    clock.loop.now = START + 100  # a suspended machine
-    clock.loop.run_until(START + 101)
+    clock.loop.now = START + 100  # a process that was stopped
+    clock.loop.run_until(START + 106)
     assert [len(item.fired) for item in items] == [1] * 50
+
+
+def test_a_stop_of_the_process_counts_for_nobody(clock: Clock) -> None:
+    silent, heard, begun = items = [Item() for _ in range(3)]
+    for item in (silent, heard):
+        clock.wheel.arm(item, START + 1)
+    clock.loop.now = START + 100
+    # The loop reads before its first tick: the wheel still says what time it was before the stop.
+    clock.wheel.arm(begun, clock.wheel.now + 2)
+    clock.loop.run_until(START + 100 + SLACK)
+    assert not any(item.fired for item in items)
+    clock.wheel.disarm(heard)
+    clock.loop.run_until(START + 103)
+    assert silent.fired[0] == pytest.approx(START + 101, abs=2 * TICK)
+    assert begun.fired[0] == pytest.approx(START + 102, abs=2 * TICK)
+    assert not heard.fired
+
+
+def test_deadlines_pass_where_every_tick_is_late(clock: Clock) -> None:
+    item = Item()
+    clock.wheel.arm(item, START + 2)
+    clock.loop.run_until(START + 10, late=0.8)
+    assert len(item.fired) == 1
 
 
 def test_each_tick_calls_its_owner_and_stop_ends_it(clock: Clock) -> None:
