@@ -12,7 +12,7 @@ import errno
 import os
 import resource
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from fastlb.data_plane.listen_filter import let_nobody_in
 from fastlb.data_plane.worker_state import WorkerState
@@ -69,8 +69,8 @@ class Crowd:
         self._churning = fresh >= CHURN and 2 * (closed - self._closed) > fresh
         self._accepted, self._closed = accepted, closed
 
-    def see_rows(self, rows: int) -> None:
-        self._offsets = [row * ROW for row in range(rows)]
+    def see_rows(self, rows: Iterable[int]) -> None:
+        self._offsets = [row * ROW for row in rows]
 
     def counts(self) -> tuple[int, int]:
         """Connections and living workers, all together."""

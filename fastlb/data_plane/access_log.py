@@ -6,6 +6,7 @@ is back. Knows nothing of connections.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -22,13 +23,14 @@ FLUSH_SECONDS = 0.2
 
 class AccessLog:
     """Appends to `path`; `-` is standard output. Several workers may write to the same file: each write
-    is whole lines, and O_APPEND keeps them apart."""
+    is whole lines, and O_APPEND keeps them apart. Raises OSError where it cannot be opened."""
 
     def __init__(self, path: str) -> None:
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-        self._fd = os.dup(sys.stdout.fileno()) if path == "-" else os.open(path, flags, 0o640)
+        self._fd = _open(path)
         self._queue: deque[tuple[object, ...]] = deque()
         self._dropped = 0
+        self._torn = False
+        """Whether the file ends inside a line, since a disk was full there."""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="access-log", daemon=True)
         self._thread.start()
@@ -67,19 +69,36 @@ class AccessLog:
             if len(lines) == 200:
                 self._append(lines)
                 lines = []
-        dropped, self._dropped = self._dropped, 0
-        if dropped:
-            lines.append(json.dumps({"dropped_lines": dropped}) + "\n")
         self._append(lines)
+        dropped = self._dropped
+        if dropped and self._append([json.dumps({"dropped_lines": dropped}) + "\n"], counts=False):
+            self._dropped -= dropped
 
-    def _append(self, lines: list[str]) -> None:
-        data = "".join(lines).encode()
+    def _append(self, lines: list[str], *, counts: bool = True) -> bool:
+        """Whether all were written; those that were not are counted as dropped."""
+        data = ("\n" * self._torn + "".join(lines)).encode()
+        whole = data
         while data:
             try:
                 data = data[os.write(self._fd, data) :]
             except OSError:
-                self._dropped += len(lines)
-                return
+                written = whole[: len(whole) - len(data)]
+                if written:
+                    self._torn = not written.endswith(b"\n")
+                if counts:
+                    self._dropped += data.count(b"\n")
+                return False
+        if whole:
+            self._torn = False
+        return True
+
+
+def _open(path: str) -> int:
+    if path != "-":
+        return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    if sys.stdout is None:
+        raise OSError(errno.EBADF, "standard output is closed")
+    return os.dup(sys.stdout.fileno())
 
 
 def _line(

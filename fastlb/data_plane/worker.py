@@ -13,7 +13,7 @@ import os
 import resource
 import signal
 import socket
-import sys
+import time
 
 import uvloop
 
@@ -22,7 +22,9 @@ from fastlb.data_plane.access_log import AccessLog
 from fastlb.data_plane.http_server import HttpConnection
 from fastlb.data_plane.listener_runtime import HttpListener, TcpListener
 from fastlb.data_plane.worker_state import WorkerState
-from fastlb.target_table.counters import Counters
+from fastlb.logs import start_logging
+from fastlb.target_table.counters import ROW, Counters
+from fastlb.target_table.counters import Worker as Head
 from fastlb.target_table.handover import answer_takeover, bind_handover_socket, listener_key
 from fastlb.target_table.layout import Snapshot
 from fastlb.target_table.pipe import (
@@ -43,17 +45,24 @@ LAST_ACCEPTS = 0.1
 """Seconds between closing the duplicates of others' slots and emptying our own: by then every other
 worker has closed its duplicates too, so that each queue is emptied and closed in one go."""
 
+_DEAD_NS = 2_000_000_000
+"""Age of its last beat at which a worker's row counts no more, where no supervisor clears it."""
+_SUPERVISORS_SIGNALS = (
+    signal.SIGINT,
+    signal.SIGHUP,
+    signal.SIGQUIT,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+)
+
 
 def worker_main(start: WorkerStart) -> None:
     """The whole of a worker process; returns when it has drained."""
-    # The terminal's Ctrl-C goes to the whole group: the supervisor alone decides how to stop.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=logging.INFO,
-        format=f"%(asctime)s %(levelname)s worker {start.index} (pid {os.getpid()}): %(message)s",
-    )
-    logging.raiseExceptions = False  # standard error may be gone with the terminal
+    # The terminal's Ctrl-C goes to the whole group, and so does what log rotation and the like send: the
+    # supervisor alone decides what follows.
+    for ignored in _SUPERVISORS_SIGNALS:
+        signal.signal(ignored, signal.SIG_IGN)
+    stop_logging = start_logging("info", f"worker {start.index} (pid {os.getpid()})")
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -63,6 +72,7 @@ def worker_main(start: WorkerStart) -> None:
         loop.run_until_complete(Worker(loop, start).run())
     finally:
         loop.close()
+        stop_logging()
 
 
 class Worker:
@@ -80,6 +90,9 @@ class Worker:
         self._http: dict[str, HttpListener] = {}
         self._tcp: dict[str, TcpListener] = {}
         self._adopting: set[asyncio.Task[None]] = set()
+        self._rows = range(0)
+        self._living: tuple[int, ...] = ()
+        """The rows that count, of the workers that live without a supervisor."""
         self._orphaned = False
         self._instance_ends = False
         self._ended: asyncio.Future[None] = loop.create_future()
@@ -98,16 +111,16 @@ class Worker:
     async def run(self) -> None:
         """Serve until drained or stopped."""
         state = self._state
-        handover = bind_handover_socket(self._start.run_dir)
-        path = handover.getsockname()
-        answering = self._loop.create_task(
-            answer_takeover(handover, self._start, lambda: self._orphaned, self._drain)
-        )
+        handover = self._offer_handover()
         self._pipe.setblocking(False)
         self._loop.add_reader(self._pipe.fileno(), self._on_pipe)
         self._loop.add_signal_handler(signal.SIGTERM, self._on_sigterm)
         state.timers.start()
-        self._follow_table()
+        # After the handover socket is there, so that a next supervisor finds whoever serves: one whose
+        # supervisor died before may have been overlooked, and must not serve.
+        self._on_pipe()
+        if not self._orphaned:
+            self._follow_table()
         # What is there now lives as long as the process: the collector need not look at it again.
         gc.collect()
         gc.freeze()
@@ -115,12 +128,8 @@ class Worker:
         try:
             await self._ended
         finally:
-            answering.cancel()
-            handover.close()
-            try:
-                os.unlink(path)
-            except FileNotFoundError:
-                pass
+            if handover is not None:
+                self._end_handover(handover)
             state.timers.stop()
             self._loop.remove_reader(self._pipe.fileno())
             for connection in tuple(state.connections):
@@ -129,6 +138,30 @@ class Worker:
             state.flush()
             if state.access_log is not None:
                 state.access_log.close()
+
+    # -- the takeover socket
+
+    def _offer_handover(self) -> tuple[socket.socket, asyncio.Task[None]] | None:
+        try:
+            server = bind_handover_socket(self._start.run_dir)
+        except OSError as error:
+            # Serving comes first. A next supervisor cannot take over from this worker, that is all.
+            log.warning(
+                "no takeover socket in %s: %s", self._start.run_dir, error.strerror or error
+            )
+            return None
+        answering = answer_takeover(server, self._start, lambda: self._orphaned, self._drain)
+        return server, self._loop.create_task(answering)
+
+    def _end_handover(self, handover: tuple[socket.socket, asyncio.Task[None]]) -> None:
+        server, answering = handover
+        path = server.getsockname()
+        answering.cancel()
+        server.close()
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            pass
 
     # -- the table
 
@@ -146,7 +179,8 @@ class Worker:
         self._snapshot = snapshot
         state.targets.apply(snapshot)
         state.generation = generation
-        self._crowd.see_rows(max((snapshot.config.workers, *snapshot.slots)) + 1)
+        self._rows = range(max((snapshot.config.workers, *snapshot.slots)) + 1)
+        self._crowd.see_rows(self._rows)
         if renewed:
             self._configure(snapshot)
         if not state.draining:
@@ -161,7 +195,14 @@ class Worker:
         config = snapshot.config
         logging.getLogger().setLevel(config.log_level.upper())
         if config.access_log != "off" and self._state.access_log is None:
-            self._state.access_log = AccessLog(config.access_log)
+            try:
+                self._state.access_log = AccessLog(config.access_log)
+            except OSError as error:
+                log.error(
+                    "no access log: cannot open %s: %s",
+                    config.access_log,
+                    error.strerror or error,
+                )
         for listener in config.listeners:
             key = listener_key(listener)
             if listener.protocol == "tcp":
@@ -186,6 +227,23 @@ class Worker:
         self._state.on_tick()
         self._crowd.tick()
         self._follow_table()
+        if self._orphaned:
+            self._leave_dead_rows()
+
+    def _leave_dead_rows(self) -> None:
+        """Without a supervisor nobody clears a dead worker's row: its connections must not use up
+        max_connections, nor its requests make a target look busy."""
+        cells = self._counters.cells
+        since = time.monotonic_ns() - _DEAD_NS
+        living = tuple(
+            row
+            for row in self._rows
+            if row == self._start.index or cells[row * ROW + Head.BEAT_NS] > since
+        )
+        if living != self._living:
+            self._living = living
+            self._crowd.see_rows(living)
+            self._state.targets.see_rows(living)
 
     # -- connections
 
@@ -245,10 +303,11 @@ class Worker:
         self._loop.remove_reader(self._pipe.fileno())
         if self._state.draining:
             return
-        log.warning("the supervisor is gone; serving on with the last target table")
         if self._snapshot is None:
-            self._end()  # never had a table: of no use to anybody
+            log.warning("the supervisor died before this worker served; ending")
+            self._end()
         else:
+            log.warning("the supervisor is gone; serving on with the last target table")
             self._assign(self._snapshot)
 
     def _on_sigterm(self) -> None:

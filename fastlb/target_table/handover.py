@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import array
 import asyncio
+import math
 import mmap
 import os
 import socket
@@ -37,6 +38,8 @@ from fastlb.target_table.pipe import WorkerStart
 FDS_A_MESSAGE = 253
 """The kernel's SCM_MAX_FD."""
 FRAME_BYTES = 1 << 20
+SHORTAGE_PAUSE = 0.1
+"""Seconds after an accept that failed, as it does without descriptors."""
 REQUEST_SECONDS = 1.0
 """Time that a worker gives to one request; whoever asks is local and has it ready."""
 
@@ -77,16 +80,20 @@ def handover_path(run_dir: str, pid: int) -> str:
 
 
 def bind_handover_socket(run_dir: str) -> socket.socket:
-    """The non-blocking listening socket of this worker; unlink its path at the end."""
+    """The non-blocking listening socket of this worker; unlink its path at the end. Raises OSError."""
     path = handover_path(run_dir, os.getpid())
     try:
         os.unlink(path)  # of a dead process that had the same pid
     except FileNotFoundError:
         pass
     server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    server.bind(path)
-    os.chmod(path, 0o600)
-    server.listen(8)
+    try:
+        server.bind(path)
+        os.chmod(path, 0o600)
+        server.listen(8)
+    except OSError:
+        server.close()
+        raise
     server.setblocking(False)
     return server
 
@@ -104,15 +111,21 @@ async def answer_takeover(
     """
     loop = asyncio.get_running_loop()
     while True:
-        connection, _ = await loop.sock_accept(server)
+        try:
+            connection, _ = await loop.sock_accept(server)
+        except OSError:
+            await asyncio.sleep(SHORTAGE_PAUSE)
+            continue
         with connection:
-            connection.setblocking(False)
             try:
+                connection.setblocking(False)
                 async with asyncio.timeout(REQUEST_SECONDS):
                     request = await _read_request(connection)
                 _answer(connection, request, start, orphaned(), drain)
-            except (TimeoutError, OSError, HandoverError, ValueError):
+            except (TimeoutError, OSError, HandoverError, ValueError, TypeError):
                 continue  # closing the connection is the answer
+            except msgpack.UnpackException:
+                continue
 
 
 async def _read_request(connection: socket.socket) -> dict[str, Any]:
@@ -141,8 +154,11 @@ def _answer(
     elif command == "handover":
         send_handover(connection, start)
     elif command == "drain":
+        seconds = float(request.get("seconds", math.nan))
+        if not 0 <= seconds < math.inf:
+            raise HandoverError("a drain must say within how many seconds")
         connection.sendall(_frame({"ok": True}))
-        drain(float(request["seconds"]))
+        drain(seconds)
     else:
         connection.sendall(_frame({"error": f"unknown command {command!r}"}))
 
