@@ -3,41 +3,105 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from ipaddress import ip_address
 
 from fastlb.config.read_groups import NOWHERE, PlacedGroup, PlacedListener
 from fastlb.config.values import did_you_mean, got
 from fastlb.model.listener import Action, Forward, Listener
 
+NO_LISTENER = (
+    "listeners: there is none: add --listen http://127.0.0.1:8080, or [[listeners]] with "
+    'address = "http://127.0.0.1:8080" to the file'
+)
+
 
 def check(
-    listeners: list[PlacedListener], groups: list[PlacedGroup]
+    listeners: list[PlacedListener], groups: list[PlacedGroup], *, listeners_unread: bool = False
 ) -> tuple[list[str], list[str]]:
     """Problems and warnings, each beginning with its key path. Stand-ins for what could not be read
-    are passed over."""
+    are passed over; `listeners_unread` says that there are some, but not as a list."""
     problems = [
+        *([] if listeners or listeners_unread else [NO_LISTENER]),
         *_listeners(listeners),
         *(line for one in listeners for line in _rules(one.path, one.listener)),
         *_forwards(listeners, {one.group.name for one in groups}),
         *(line for one in groups for line in _targets(one)),
+        *(line for one in groups for line in _own_listeners(one, listeners)),
     ]
     return problems, [*_warnings(listeners, groups)]
 
 
 def _listeners(listeners: list[PlacedListener]) -> Iterator[str]:
-    if not listeners:
-        yield (
-            "listeners: there is none: add --listen http://127.0.0.1:8080, or [[listeners]] with "
-            'address = "http://127.0.0.1:8080" to the file'
-        )
-    seen: dict[tuple[str, int], str] = {}
+    placed: list[PlacedListener] = []
     for one in listeners:
         address = one.listener.address
         if address == NOWHERE or not address.port:
             continue
-        key = (address.host.lower(), address.port)
-        if key in seen:
-            yield f"{_address_path(one)}: {address} is already the address of {seen[key]}"
-        seen.setdefault(key, one.path)
+        for other in placed:
+            taken = other.listener.address
+            if taken.port != address.port:
+                continue
+            if _ip(taken.host) == _ip(address.host):
+                yield f"{_address_path(one)}: {address} is already the address of {other.path}"
+                break
+            if _covers(taken.host, address.host) or _covers(address.host, taken.host):
+                yield f"{_address_path(one)}: {address} overlaps {taken} of {other.path}"
+                break
+        else:
+            placed.append(one)
+
+
+def _ip(host: str) -> str:
+    """The address that a listener's host comes to, as far as that is known without asking."""
+    host = host.lower()
+    if host == "localhost":
+        return "127.0.0.1"
+    try:
+        return str(ip_address(host))
+    except ValueError:
+        return host
+
+
+def _covers(every: str, host: str) -> bool:
+    """Whether `every` is all addresses of the family of `host`."""
+    if _ip(every) == "0.0.0.0":
+        return ":" not in _ip(host)
+    return _ip(every) == "::" and ":" in _ip(host)
+
+
+def _own_listeners(group: PlacedGroup, listeners: list[PlacedListener]) -> Iterator[str]:
+    """A target that is one of this instance's listeners: requests would come back for ever."""
+    for path, target in zip(group.target_paths, group.group.targets, strict=True):
+        for one in listeners:
+            listens, address = one.listener.address, target.address
+            if not address.port or address.port != listens.port:
+                continue
+            if any(
+                host == _ip(listens.host) or (_covers(listens.host, host) and _is_loopback(host))
+                for host in _reached(address.host)
+            ):
+                yield (
+                    f"{path}: {address} is the address of {one.path}: expected an app's address, "
+                    "not fastlb's own"
+                )
+                break
+
+
+def _reached(host: str) -> list[str]:
+    """The addresses that a connection to a target's host may reach."""
+    if host.lower() == "localhost":
+        return ["127.0.0.1", "::1"]
+    try:
+        ip = ip_address(host)
+    except ValueError:
+        return [host.lower()]
+    ip = getattr(ip, "ipv4_mapped", None) or ip
+    # The kernel takes a connection to "every address" to loopback.
+    return [{"0.0.0.0": "127.0.0.1", "::": "::1"}.get(str(ip), str(ip))]
+
+
+def _is_loopback(host: str) -> bool:
+    return host == "::1" or host.startswith("127.")
 
 
 def _address_path(one: PlacedListener) -> str:

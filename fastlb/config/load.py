@@ -6,8 +6,9 @@ HealthCheck's in every group.
 
 from __future__ import annotations
 
+import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -35,6 +36,11 @@ from fastlb.model.target_group import Target, TargetGroup
 SETTING_CLASSES: tuple[type, ...] = (Configuration, Listener, TargetGroup, HealthCheck)
 DEFAULT_GROUP = "default"
 """The group of `--target` and `--listen` where no file names another."""
+
+HTTP_ONLY = (
+    *("--header-timeout", "--max-header-bytes", "--max-body-bytes", "--trusted-proxies"),
+    *("--response-timeout", "--access-log"),
+)
 
 T = TypeVar("T")
 
@@ -66,7 +72,7 @@ def load(toml: str = "", overrides: Overrides | None = None, source: str = "") -
     try:
         document = tomllib.loads(toml)
     except (ValueError, RecursionError) as error:
-        raise ConfigError([f"{source or 'TOML'}: {error}"]) from None
+        raise ConfigError([f"{source or 'TOML'}: {_syntax(error)}"]) from None
 
     top = Table(document, "", problems, "a table")
     groups = _override_targets(_groups(top), overrides.target, problems)
@@ -92,11 +98,33 @@ def load(toml: str = "", overrides: Overrides | None = None, source: str = "") -
         ),
         **(settings | chosen[Configuration]),
     )
-    found, warnings = check(listeners, groups)
+    unread = not listeners and "listeners" in top.values and top.values["listeners"] != []
+    found, warnings = check(listeners, groups, listeners_unread=unread)
     problems.extend(found)
     if problems:
         raise ConfigError(problems)
-    return Loaded(configuration, tuple(warnings))
+    return Loaded(configuration, (*warnings, *_without_effect(configuration, overrides.settings)))
+
+
+def _syntax(error: Exception) -> str:
+    """tomllib's message, which shows a table's name as a Python tuple."""
+    return re.sub(
+        r"""\(((?:'[^']*'|"[^"]*")(?:, (?:'[^']*'|"[^"]*"))*),?\)""",
+        lambda found: "[" + re.sub(r"""['"](, ['"])?""", _dot, found[1]) + "]",
+        str(error),
+    )
+
+
+def _dot(found: re.Match[str]) -> str:
+    return "." if found[1] else ""
+
+
+def _without_effect(configuration: Configuration, flags: Mapping[str, str]) -> Iterator[str]:
+    if any(one.protocol == "http" for one in configuration.listeners):
+        return
+    for flag in flags:
+        if flag in HTTP_ONLY:
+            yield f"{flag}: does nothing: every listener is tcp://, and this is about HTTP requests"
 
 
 def _groups(top: Table) -> list[PlacedGroup]:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 from typing import Any
+from urllib.parse import quote
 
 from fastlb.config.table import Table
 from fastlb.config.values import (
+    NETWORKS_EXAMPLE,
     did_you_mean,
     got,
     read_choice,
     read_count,
     read_network,
-    read_strings,
     read_text,
     wrong,
 )
@@ -38,6 +39,7 @@ MOST_BODY = 65536
 REDIRECT_STATUSES = (301, 302, 303, 307, 308)
 PLACEHOLDERS = ("protocol", "host", "port", "path", "query")
 _PLACEHOLDER = re.compile(r"#\{([^}]*)\}?")
+_NOT_IN_PATHS = re.compile(r"""[^!"$-~]""")
 _METHOD = re.compile(r"[A-Z][A-Z_-]{0,39}")
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _HOST = re.compile(r"[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\]")
@@ -54,9 +56,9 @@ def read_rule(table: Table) -> Rule:
             f"a whole number from 1 to {MOST_PRIORITY}; the lowest is tried first",
         ),
         action=read_action(table),
-        host=table.take("host", _hosts, ()),
-        path=table.take("path", _paths, ()),
-        method=table.take("method", _methods, ()),
+        host=table.each("host", '["example.com", "*.example.com"]', _host),
+        path=table.each("path", '["/api/*"]', _path),
+        method=table.each("method", '["GET", "HEAD"]', _method),
         header=tuple(
             _header(Table(raw, path, table.problems, HEADER_EXAMPLE))
             for path, raw in table.items("header", f"[{HEADER_EXAMPLE}]")
@@ -64,7 +66,7 @@ def read_rule(table: Table) -> Rule:
         query=tuple(
             _query(path, raw, table) for path, raw in table.items("query", '["version=2"]')
         ),
-        source_ip=table.take("source_ip", _networks, ()),
+        source_ip=table.each("source_ip", NETWORKS_EXAMPLE, read_network),
     )
     if table.is_table and not any(table.values.get(name) for name in CONDITIONS):
         table.note(table.path, f"expected a condition: {', '.join(CONDITIONS[:-1])} or source_ip")
@@ -244,57 +246,55 @@ def _content_type(raw: Any) -> str:
     return raw
 
 
-def _hosts(raw: Any) -> tuple[str, ...]:
-    hosts = read_strings(raw, '["example.com", "*.example.com"]')
-    for host in hosts:
-        if not _HOST_PATTERN.fullmatch(host):
-            raise wrong("hosts without a port, such as example.com or *.example.com", host)
-    return tuple(hosts)
+def _host(raw: Any) -> str:
+    host = read_text(raw, "a host such as example.com or *.example.com")
+    if not _HOST_PATTERN.fullmatch(host):
+        raise wrong("a host without a port, such as example.com or *.example.com", host)
+    return host
 
 
-def _paths(raw: Any) -> tuple[str, ...]:
-    paths = read_strings(raw, '["/api/*"]')
-    for path in paths:
-        if path[0] not in "/*?":
-            raise wrong("paths that begin with / or a wildcard", path)
-    return tuple(paths)
+def _path(raw: Any) -> str:
+    path = read_text(raw, "a path such as /api/*")
+    if path[0] not in "/*?":
+        raise wrong("a path that begins with / or a wildcard", path)
+    if strange := _NOT_IN_PATHS.search(path):
+        raise ValueError(
+            f"{wrong('a path as a client sends it', path)}; "
+            f'no path has {got(strange[0])} in it; did you mean "{quote(strange[0])}"?'
+        )
+    return path
 
 
-def _methods(raw: Any) -> tuple[str, ...]:
-    methods = read_strings(raw, '["GET", "HEAD"]')
-    for method in methods:
-        if not _METHOD.fullmatch(method):
-            raise ValueError(
-                str(wrong("HTTP methods in capitals", method))
-                + did_you_mean(method.upper(), [method.upper()])
-            )
-    return tuple(methods)
-
-
-def _networks(raw: Any) -> tuple[str, ...]:
-    return tuple(read_network(item) for item in read_strings(raw, '["10.0.0.0/8", "::1"]'))
+def _method(raw: Any) -> str:
+    method = read_text(raw, "an HTTP method such as GET")
+    if not _METHOD.fullmatch(method):
+        near = method.upper()
+        hint = f"; did you mean {got(near)}?" if _METHOD.fullmatch(near) else ""
+        raise ValueError(f"{wrong('an HTTP method in capitals', method)}{hint}")
+    return method
 
 
 def _header(table: Table) -> Header:
     header = Header(
         table.need("name", _header_name, "", "the name of a header field"),
-        table.need("values", _header_values, (), 'a list such as ["*Mobile*"]'),
+        _header_values(table),
     )
     table.close()
     return header
+
+
+def _header_values(table: Table) -> tuple[str, ...]:
+    example = '["*Mobile*"]'
+    table.need("values", lambda raw: None, None, f"a list such as {example}")
+    if table.values.get("values") == []:
+        table.note(table.at("values"), "expected one value at least")
+    return table.each("values", example, read_text)
 
 
 def _header_name(raw: Any) -> str:
     if not isinstance(raw, str) or not _TOKEN.fullmatch(raw):
         raise wrong("the name of a header field such as User-Agent", raw)
     return raw
-
-
-def _header_values(raw: Any) -> tuple[str, ...]:
-    values = read_strings(raw, '["*Mobile*"]')
-    if not values:
-        raise ValueError("expected one value at least")
-    return tuple(values)
 
 
 def _query(path: str, raw: Any, rule: Table) -> QueryPair:

@@ -13,7 +13,7 @@ from fastlb.config.read_actions import (
     read_rule,
 )
 from fastlb.config.table import NAME, NAME_EXPECTED, Table, child
-from fastlb.config.values import did_you_mean, read_count, wrong
+from fastlb.config.values import did_you_mean, got, read_count, wrong
 from fastlb.model.address import Address, parse_address
 from fastlb.model.health_check import HealthCheck
 from fastlb.model.listener import Listener
@@ -72,18 +72,39 @@ def read_listener(table: Table) -> PlacedListener:
 def listener_address(raw: Any) -> tuple[Protocol, Address]:
     found = _URL.fullmatch(raw) if isinstance(raw, str) else None
     if found is None:
-        raise wrong(LISTENER_EXAMPLE, raw)
+        raise ValueError(f"{wrong(LISTENER_EXAMPLE, raw)}{_with_scheme(raw)}")
     scheme = found[1].lower()
     if scheme == "http":
         protocol: Protocol = "http"
     elif scheme == "tcp":
         protocol = "tcp"
+    elif scheme == "https":
+        raise ValueError(
+            "fastlb does not end TLS; use http:// behind something that does, or tcp:// to pass "
+            f"the encrypted bytes on, got {got(raw)}"
+        )
     else:
         raise wrong("http:// or tcp://", raw)
+    # `http://HOST:PORT/` is how browsers write it.
     rest = found[2].removesuffix("/") if protocol == "http" else found[2]
     if rest.startswith("unix:"):
         raise wrong(f"{LISTENER_EXAMPLE} (only a target can be a unix socket)", raw)
-    return protocol, _address(rest)
+    host, slash, _ = rest.partition("/")
+    if slash:
+        raise ValueError(f"an address has no path: {wrong(f'{scheme}://{host}', raw)}")
+    if re.fullmatch(r"\[[^\]]*\]|[^:]*", host):
+        port = 8080 if protocol == "http" else 5432
+        raise wrong(f"a port too, such as {scheme}://{host or '127.0.0.1'}:{port}", raw)
+    return protocol, _address(host)
+
+
+def _with_scheme(raw: Any) -> str:
+    """A hint for HOST:PORT without http:// before it."""
+    try:
+        address = None if not isinstance(raw, str) or "/" in raw else _address(raw)
+    except ValueError:
+        address = None
+    return f'; did you mean "http://{address}"?' if address else ""
 
 
 def read_group(name: str, raw: Any, problems: list[str]) -> PlacedGroup:

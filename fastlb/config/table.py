@@ -10,7 +10,15 @@ import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from fastlb.config.values import did_you_mean, from_toml, got, wrong
+from fastlb.config.places import right_place
+from fastlb.config.values import (
+    NETWORKS_EXAMPLE,
+    did_you_mean,
+    from_toml,
+    got,
+    read_network,
+    wrong,
+)
 from fastlb.model.health_check import HealthCheck
 from fastlb.model.settings import declared
 
@@ -89,11 +97,24 @@ class Table:
         listed = self.take(key, lambda raw: _list(raw, example), nothing)
         return [(f"{self.at(key)}[{n}]", item) for n, item in enumerate(listed)]
 
+    def each(self, key: str, example: str, read: Callable[[Any], T]) -> tuple[T, ...]:
+        """What `read` makes of each item of the key's list; a wrong one is noted with its index."""
+        found = []
+        for path, item in self.items(key, example):
+            try:
+                found.append(read(item))
+            except ValueError as error:
+                self.note(path, error)
+        return tuple(found)
+
     def settings(self, cls: type) -> dict[str, Any]:
         """Every setting of the model class that stands here, by its field's name."""
         found: dict[str, Any] = {}
         for item, setting in declared(cls):
             if not self.has(item.name):
+                continue
+            if setting.kind == "networks":
+                found[item.name] = self.each(item.name, NETWORKS_EXAMPLE, read_network)
                 continue
             try:
                 value = from_toml(setting, self.values[item.name])
@@ -106,8 +127,11 @@ class Table:
     def close(self) -> None:
         """Note the keys that nobody asked for."""
         for key in self.values:
-            if key not in self._known:
-                self.note(self.at(key), f"is not a setting{did_you_mean(key, self._known)}")
+            if key in self._known:
+                continue
+            place = right_place(key)
+            said = f" here; {place}" if place else did_you_mean(key, self._known)
+            self.note(self.at(key), f"is not a setting{said}")
 
 
 def _list(raw: Any, example: str) -> list[Any]:

@@ -28,6 +28,7 @@ SIZES = {
     "GIB": 1024**3,
 }
 OFF = "off"
+NETWORKS_EXAMPLE = '["10.0.0.0/8", "::1"]'
 _LONGEST = 365 * 86400.0
 _MOST = {"count": 2**31 - 1, "bytes": 2**53, "duration": _LONGEST}
 _DURATION = re.compile(r"(\d{1,12}(?:\.\d+)?) ?(ms|s|m|h|d)", re.ASCII)
@@ -153,16 +154,10 @@ def read_network(raw: object) -> str:
     except ValueError:
         pass
     try:
-        near = f"; did you mean {ip_network(str(raw), strict=False)}?"
+        near = f'; did you mean "{ip_network(str(raw), strict=False)}"?' if "/" in str(raw) else ""
     except ValueError:
         near = ""
     raise ValueError(str(wrong("a network such as 10.0.0.0/8 or ::1", raw)) + near)
-
-
-def read_strings(raw: object, example: str) -> list[str]:
-    if not isinstance(raw, list):
-        raise wrong(f"a list such as {example}", raw)
-    return [read_text(item, f"a list of texts such as {example}") for item in raw]
 
 
 def _text(declared: Setting, raw: object) -> str:
@@ -190,7 +185,7 @@ def _bytes(declared: Setting, raw: object) -> int:
 def _duration(declared: Setting, raw: object) -> float:
     found = _DURATION.fullmatch(raw) if isinstance(raw, str) else None
     if found is None:
-        raise wrong("a duration such as 500ms, 2s or 1m", raw)
+        raise ValueError(str(wrong("a duration such as 500ms, 2s or 1m", raw)) + _quoted(raw, "s"))
     seconds = float(found[1]) * UNITS[found[2]]
     _within(declared, seconds, raw, "a duration", format_duration)
     return seconds
@@ -203,6 +198,14 @@ def _within(declared: Setting, value: float, raw: object, what: str, show: Any) 
         raise wrong(f"{what} of at least {show(float(least))}", raw)
     if value < least or value > most:
         raise wrong(f"{what} from {show(float(least))} to {show(float(most))}", raw)
+
+
+def _quoted(raw: object, unit: str = "") -> str:
+    """A hint for a number where a text belongs."""
+    if not isinstance(raw, int | float) or isinstance(raw, bool) or raw < 0:
+        return ""
+    with_unit = " with its unit" if unit else ""
+    return f'; put it in quotes{with_unit}: "{raw}{unit}"'
 
 
 def _switch(declared: Setting, raw: object) -> bool:
@@ -218,8 +221,10 @@ def _choice(declared: Setting, raw: object) -> str:
 def _ranges(declared: Setting, raw: object) -> tuple[tuple[int, int], ...]:
     least, most = int(declared.least or 0), int(declared.most or _MOST["count"])
     expected = f"numbers from {least} to {most} such as 200-399,404"
+    if not isinstance(raw, str):
+        raise ValueError(str(wrong(expected, raw)) + _quoted(raw))
     ranges = []
-    for part in raw.split(",") if isinstance(raw, str) else [""]:
+    for part in raw.split(","):
         found = _RANGE.fullmatch(part.strip())
         if found is None:
             raise wrong(expected, raw)
@@ -232,9 +237,8 @@ def _ranges(declared: Setting, raw: object) -> tuple[tuple[int, int], ...]:
 
 
 def _networks(declared: Setting, raw: object) -> tuple[str, ...]:
-    example = '["10.0.0.0/8", "::1"]'
     if not isinstance(raw, list):
-        raise wrong(f"a list such as {example}", raw)
+        raise wrong(f"a list such as {NETWORKS_EXAMPLE}", raw)
     return tuple(read_network(item) for item in raw)
 
 

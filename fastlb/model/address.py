@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 from dataclasses import dataclass
 
 
@@ -32,25 +33,26 @@ def parse_address(text: str) -> Address:
 
     Raises ValueError with a sentence that says what was expected.
     """
+    shown = json.dumps(text, ensure_ascii=False)
     if text.startswith("unix:"):
         path = text[5:]
         if not path.startswith("/"):
-            raise ValueError(f"expected unix:/absolute/path, got {text!r}")
+            raise ValueError(f"expected unix:/absolute/path, got {shown}")
         if len(path.encode()) > 107:
-            raise ValueError(f"a unix socket's path holds at most 107 bytes, got {path!r}")
+            raise ValueError(f"a unix socket's path holds at most 107 bytes, got {shown}")
         return Address(path=path)
     host, colon, port_text = text.rpartition(":")
     if not colon:
-        raise ValueError(f"expected HOST:PORT or unix:/path, got {text!r}")
+        raise ValueError(f"expected HOST:PORT or unix:/path, got {shown}")
     if not (port_text.isascii() and port_text.isdigit() and int(port_text) < 65536):
-        raise ValueError(f"expected a port from 0 to 65535 after the last colon, got {text!r}")
+        raise ValueError(f"expected a port from 0 to 65535 after the last colon, got {shown}")
     if host.startswith("[") and host.endswith("]"):
         try:
             host = str(ipaddress.IPv6Address(host[1:-1]))
         except ValueError:
-            raise ValueError(f"expected an IPv6 address in the brackets, got {text!r}") from None
+            raise ValueError(f"expected an IPv6 address in the brackets, got {shown}") from None
     elif ":" in host:
-        raise ValueError(f"expected an IPv6 address in brackets, as [::1]:9001, got {text!r}")
+        raise ValueError(f"expected an IPv6 address in brackets, as [::1]:9001, got {shown}")
     elif any(c.isspace() or c in "/,@" for c in host):
-        raise ValueError(f"expected HOST:PORT, got {text!r}")
+        raise ValueError(f"expected HOST:PORT, got {shown}")
     return Address(host=host or "0.0.0.0", port=int(port_text))

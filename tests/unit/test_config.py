@@ -158,7 +158,18 @@ def rule(text: str) -> str:
         ),
         ("[[listeners]]", "listeners[0].address: is missing: expected http://"),
         ("[[listeners]]", 'listeners[0].default: is missing: expected { forward = "web" }'),
-        ('[[listeners]]\naddress = "https://:1"', "expected http:// or tcp://"),
+        ('[[listeners]]\naddress = "ftp://:1"', "expected http:// or tcp://"),
+        ('[[listeners]]\naddress = "https://:1"', "address: fastlb does not end TLS; use http://"),
+        (
+            '[[listeners]]\naddress = "http://127.0.0.1"',
+            'a port too, such as http://127.0.0.1:8080, got "http://127.0.0.1"',
+        ),
+        ('[[listeners]]\naddress = "http://[::1]"', "a port too, such as http://[::1]:8080"),
+        (
+            '[[listeners]]\naddress = "http://127.0.0.1:80/foo"',
+            "address: an address has no path: expected http://127.0.0.1:80, got",
+        ),
+        ('[[listeners]]\naddress = "a:80"', '; did you mean "http://a:80"?'),
         ('[[listeners]]\naddress = "http://unix:/x"', "only a target can be a unix socket"),
         ('[[listeners]]\naddress = "http://1.2.3.256:1"', "expected an IPv4 address such as"),
         ('[[listeners]]\naddress = "http://a:99999"', "expected a port from 0 to 65535"),
@@ -168,10 +179,31 @@ def rule(text: str) -> str:
             'there is no target group "web"; did you mean "wbe"?',
         ),
         (LISTENER + LISTENER, "listeners[1].address: 0.0.0.0:80 is already the address of"),
+        (
+            LISTENER + LISTENER.replace("http://", "tcp://127.0.0.1"),
+            "listeners[1].address: 127.0.0.1:80 overlaps 0.0.0.0:80 of listeners[0]",
+        ),
+        ("idle_timeout = 1", "idle_timeout: is not a setting here; it is a key of [[listeners]]"),
+        ("retries = 1", "it is a key of [target_groups.NAME]"),
+        ('health_path = "/"', "it is path in [target_groups.NAME.health_check]"),
+        (
+            WEB + 'path = "/"',
+            "target_groups.web.path: is not a setting here; it is a key of "
+            "[target_groups.NAME.health_check] or [[listeners.rules]]",
+        ),
+        (
+            LISTENER + 'access_log = "-"',
+            "listeners[0].access_log: is not a setting here; "
+            "it is a key of the top of the file, before the first [table]",
+        ),
+        (WEB + WEB, "fastlb.toml: Cannot declare [target_groups.web] twice (at line 3"),
         (LISTENER + 'idle_timeout = "1ms"', "expected a duration of at least 50ms, got"),
         (LISTENER + 'max_header_bytes = "2MiB"', "expected a size from 512B to 1MiB, got"),
         (LISTENER + 'max_header_bytes = "2MX"', "expected a size such as 4096, 64KiB or 1MB"),
-        (LISTENER + 'trusted_proxies = ["10.0.0.1/8"]', "did you mean 10.0.0.0/8?"),
+        (
+            LISTENER + 'trusted_proxies = ["10.0.0.1/8"]',
+            "trusted_proxies[0]: expected a network such as 10.0.0.0/8 or",
+        ),
         (
             rule('priority = "x"\npath = ["/"]\nforward = "web"'),
             'listeners[0].rules[0].priority: expected a whole number from 1 to 50000, got "x"',
@@ -185,15 +217,15 @@ def rule(text: str) -> str:
         ),
         (
             rule('priority = 1\npath = ["x"]\nforward = "web"'),
-            "rules[0].path: expected paths that begin with / or a wildcard",
+            "rules[0].path[0]: expected a path that begins with / or a wildcard",
         ),
         (
             rule('priority = 1\nhost = ["a:80"]\nforward = "web"'),
-            "rules[0].host: expected hosts without a port",
+            "rules[0].host[0]: expected a host without a port",
         ),
         (
             rule('priority = 1\nmethod = ["get"]\nforward = "web"'),
-            'rules[0].method: expected HTTP methods in capitals, got "get"; did you mean "GET"?',
+            'rules[0].method[0]: expected an HTTP method in capitals, got "get"; did you mean "GET"?',
         ),
         (
             rule('priority = 1\nheader = [{ name = "a b", values = [] }]\nforward = "web"'),
@@ -274,6 +306,7 @@ def rule(text: str) -> str:
             WEB + 'health_check = { path = "/\\r\\nx" }',
             "health_check.path: expected one line of text",
         ),
+        (WEB + "health_check = { matcher = 200 }", 'got 200; put it in quotes: "200"'),
         (WEB + 'health_check = { matcher = "2xx" }', "expected numbers from 100 to 599 such as"),
         (WEB + 'algorithm = "least"', "expected one of least_outstanding_requests, round_robin"),
         ('[target_groups."a/b"]', 'target_groups."a/b": expected a name of'),
@@ -325,6 +358,64 @@ def test_every_problem_is_reported_at_once_and_none_follows_from_another() -> No
         "target_groups.web.targets[2]",
         "workers",
     ]
+
+
+def test_each_wrong_entry_of_a_list_is_told_with_its_index() -> None:
+    toml = rule(
+        'priority = 1\nforward = "web"\npath = ["/ok", "/a b", "x", 3]\nhost = ["a", "b:1"]\n'
+        'method = ["get"]\nsource_ip = ["::1", "no"]\nheader = [{ name = "X", values = [1] }]'
+    )
+    problems = problems_of(toml)
+    assert [problem.partition(": ")[0].partition("rules[0].")[2] for problem in problems] == [
+        *("host[1]", "path[1]", "path[2]", "path[3]"),
+        *("method[0]", "header[0].values[0]", "source_ip[1]"),
+    ]
+    assert problems[1].endswith('no path has " " in it; did you mean "%20"?')
+
+
+def test_listeners_as_a_table_are_told_once() -> None:
+    problems = problems_of('[listeners]\naddress = "http://:80"')
+    assert problems == ["listeners: expected a list such as [[listeners]] tables, got a table"]
+
+
+@pytest.mark.parametrize(
+    ("listen", "target", "same"),
+    [
+        ("127.0.0.1:80", "127.0.0.1:80", True),
+        ("127.0.0.1:80", "localhost:80", True),
+        ("localhost:80", "127.0.0.1:80", True),
+        ("0.0.0.0:80", "127.0.0.1:80", True),
+        ("0.0.0.0:80", "127.0.0.9:80", True),
+        ("0.0.0.0:80", "0.0.0.0:80", True),
+        ("0.0.0.0:80", "localhost:80", True),
+        ("0.0.0.0:80", "[::ffff:127.0.0.1]:80", True),
+        ("[::]:80", "[::1]:80", True),
+        ("[::]:80", "localhost:80", True),
+        ("app:80", "App:80", True),
+        ("0.0.0.0:80", "192.0.2.1:80", False),
+        ("0.0.0.0:80", "[::1]:80", False),
+        ("127.0.0.1:80", "127.0.0.1:81", False),
+        ("127.0.0.2:80", "127.0.0.1:80", False),
+    ],
+)
+def test_a_target_is_none_of_the_listeners(listen: str, target: str, same: bool) -> None:
+    overrides = flags(f"http://{listen}", target=(target,))
+    if same:
+        (problem,) = problems_of("", overrides)
+        assert problem.startswith(f"--target {target}: ")
+        assert f"is the address of --listen http://{listen}: expected an app's" in problem
+        toml = f'listeners = [{{ address = "http://{listen}", default = {{ forward = "web" }} }}]\n'
+        (problem,) = problems_of(toml + WEB.replace("127.0.0.1:1", target))
+        assert problem.startswith("target_groups.web.targets[0]: ")
+    else:
+        assert load(overrides=overrides).warnings == ()
+
+
+def test_flags_about_requests_do_nothing_for_tcp_alone() -> None:
+    (warning,) = load(
+        overrides=flags("tcp://:80", target=("a:1",), header_timeout="1s", retries="1")
+    ).warnings
+    assert warning.startswith("--header-timeout: does nothing: every listener is tcp://")
 
 
 def test_what_is_strange_but_works_is_a_warning() -> None:
@@ -459,7 +550,9 @@ some_text = printable.filter(bool)
 hosts = st.one_of(
     st.ip_addresses().map(str), st.sampled_from(["localhost", "app.internal", "a-b.example"])
 )
-tcp_addresses = st.builds(Address, hosts, st.integers(1, 65535))
+tcp_addresses = st.builds(Address, hosts, st.integers(1000, 65535))
+# Of other ports than the targets', lest one should be the other.
+listen_addresses = st.builds(Address, hosts, st.integers(1, 999))
 unix_addresses = st.from_regex(r"/[ -.0-~][ -~]{0,40}", fullmatch=True).map(
     lambda path: Address(path=path)
 )
@@ -549,7 +642,7 @@ def configurations(draw: st.DrawFn) -> Configuration:
         Rule,
         priority=st.integers(1, 50000),
         action=actions,
-        path=lists(printable.map(lambda text: "/" + text), 1),
+        path=lists(st.from_regex(r"""/[!"$-~]{0,12}""", fullmatch=True), 1),
         host=lists(st.sampled_from(["*.example.com", "é.example", "[::1]"])),
         method=lists(st.sampled_from(["GET", "M-SEARCH"])),
         header=lists(st.builds(Header, st.just("X-Y"), lists(some_text, 1))),
@@ -557,7 +650,9 @@ def configurations(draw: st.DrawFn) -> Configuration:
         source_ip=lists(networks),
     )
     listeners = []
-    for address in draw(st.lists(tcp_addresses, min_size=1, max_size=3, unique_by=str)):
+    for address in draw(
+        st.lists(listen_addresses, min_size=1, max_size=3, unique_by=lambda one: one.port)
+    ):
         http = draw(st.booleans())
         listeners.append(
             draw(

@@ -1,0 +1,55 @@
+"""Where each key of the file belongs, for one that stands elsewhere. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from fastlb.model.configuration import Configuration
+from fastlb.model.health_check import HealthCheck
+from fastlb.model.listener import Listener
+from fastlb.model.settings import declared
+from fastlb.model.target_group import TargetGroup
+
+TOP = "the top of the file, before the first [table]"
+LISTENERS = "[[listeners]]"
+RULES = "[[listeners.rules]]"
+GROUPS = "[target_groups.NAME]"
+HEALTH_CHECKS = "[target_groups.NAME.health_check]"
+
+_SETTINGS: tuple[tuple[str, type], ...] = (
+    (TOP, Configuration),
+    (LISTENERS, Listener),
+    (GROUPS, TargetGroup),
+    (HEALTH_CHECKS, HealthCheck),
+)
+_TABLES = {
+    TOP: ("listeners", "target_groups"),
+    LISTENERS: ("default", "rules"),
+    RULES: ("priority", "path", "method", "header", "query", "source_ip"),
+    GROUPS: ("targets", "health_check"),
+}
+
+
+def right_place(key: str) -> str:
+    """`it is a key of [[listeners]]` for a key of the file or a flag's name; "" for others."""
+    places = [place for name, place in _keys() if name == key]
+    if places:
+        return f"it is a key of {' or '.join(dict.fromkeys(places))}"
+    return next((f"it is {name} in {place}" for flag, name, place in _flags() if flag == key), "")
+
+
+def _keys() -> Iterator[tuple[str, str]]:
+    for place, cls in _SETTINGS:
+        for item, _ in declared(cls):
+            yield item.name, place
+    for place, names in _TABLES.items():
+        for name in names:
+            yield name, place
+
+
+def _flags() -> Iterator[tuple[str, str, str]]:
+    """A flag's name as a key would be written, the key that it sets, and where that stands."""
+    for place, cls in _SETTINGS:
+        for item, setting in declared(cls):
+            if setting.flag is not None:
+                yield setting.flag.removeprefix("--").replace("-", "_"), item.name, place
