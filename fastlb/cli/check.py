@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from fastlb.cli.flags import add_configuration_flags, configuration_of
+from fastlb.cli.flags import add_configuration_flags, config_path, configuration_of
+from fastlb.cli.wording import counted
 from fastlb.config import to_toml
 from fastlb.errors import ConfigError
 from fastlb.model.configuration import Configuration
@@ -22,18 +23,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check(arguments: argparse.Namespace) -> int:
+    path = config_path(arguments)
+    source = f"{path}: " if path else ""
     try:
         loaded = configuration_of(arguments)
     except ConfigError as error:
         for problem in error.problems:
             print(problem, file=sys.stderr)
+        print(f"{source}{counted(len(error.problems), 'error')}", file=sys.stderr)
         return error.exit_status
     for warning in loaded.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     if arguments.print:
         print(to_toml(loaded.configuration), end="")
     else:
-        print(f"ok: {summary(loaded.configuration)}")
+        print(f"{source}ok: {summary(loaded.configuration)}")
     return 0
 
 
@@ -41,13 +45,9 @@ def summary(configuration: Configuration) -> str:
     listeners, groups = configuration.listeners, configuration.target_groups
     return ", ".join(
         [
-            _counted(len(listeners), "listener"),
-            _counted(sum(len(one.rules) for one in listeners), "rule"),
-            _counted(len(groups), "target group"),
-            _counted(sum(len(one.targets) for one in groups), "target"),
+            counted(len(listeners), "listener"),
+            counted(sum(len(one.rules) for one in listeners), "rule"),
+            counted(len(groups), "target group"),
+            counted(sum(len(one.targets) for one in groups), "target"),
         ]
     )
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

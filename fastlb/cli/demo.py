@@ -11,13 +11,17 @@ import errno
 import http.client
 import os
 import re
-import shutil
+import shlex
 import signal
 import sys
 import threading
 import time
 from pathlib import Path
 
+from fastlb.cli.wording import counted
+from fastlb.config.table import NAME as TABLE_NAME
+from fastlb.config.table import NAME_EXPECTED
+from fastlb.config.values import got, wrong
 from fastlb.control_plane.supervisor import run_supervisor
 from fastlb.data_plane.worker import worker_main
 from fastlb.demo.fleet import RESTART_SECONDS, DemoFleet
@@ -33,7 +37,7 @@ LISTEN = "http://127.0.0.1:8080"
 SERVES_SECONDS = 30.0
 
 TRY = (
-    ("curl {url}/", "again and again: the workers alternate"),
+    ("curl {url}/", "again and again: the demo workers take turns"),
     ("curl -X POST {url}/kill", "kills who answers; it is back after {restart:g} s"),
     ("curl -N '{url}/stream?n=5&ms=500'", "server-sent events, each as it comes"),
     ("{python} -m websockets {ws}/ws", "a WebSocket: what you type comes back"),
@@ -54,15 +58,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers",
         "-w",
+        metavar="N",
         type=int,
         default=0,
         help="worker processes of the balancer (default 0: one a core)",
     )
     parser.add_argument(
         "--targets",
+        metavar="N",
         type=int,
         default=3,
         help="demo workers to balance over (default 3: two go on when one is killed)",
+    )
+    parser.add_argument(
+        "--name",
+        metavar="NAME",
+        default=NAME,
+        help=f'name of the instance (default "{NAME}"); a second demo needs another',
     )
 
 
@@ -70,6 +82,8 @@ def demo(arguments: argparse.Namespace) -> int:
     """Serve until SIGINT or SIGTERM; the exit status."""
     address = listen_address(arguments.listen)
     problems = []
+    if not TABLE_NAME.fullmatch(arguments.name):
+        problems.append(f"--name: {wrong(NAME_EXPECTED, arguments.name)}")
     if not 0 <= arguments.workers <= 64:
         problems.append(f"--workers: expected 0 to 64, got {arguments.workers}")
     if not 1 <= arguments.targets <= 64:
@@ -79,10 +93,15 @@ def demo(arguments: argparse.Namespace) -> int:
     # The supervisor has signal handlers of its own; this one holds before them and after.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     with DemoFleet(arguments.targets) as fleet:
-        configuration = demo_configuration(address, fleet.sockets, arguments.workers)
+        configuration = demo_configuration(
+            address, fleet.sockets, arguments.workers, arguments.name
+        )
         # A thread, because the supervisor has the main one: signals arrive there.
         threading.Thread(
-            target=_announce, args=(address, fleet), name="announcement", daemon=True
+            target=_announce,
+            args=(address, fleet, arguments.name),
+            name="announcement",
+            daemon=True,
         ).start()
         try:
             return run_supervisor(configuration, worker_main)
@@ -90,8 +109,9 @@ def demo(arguments: argparse.Namespace) -> int:
             cause = error.__cause__
             if isinstance(cause, OSError) and cause.errno == errno.EADDRINUSE:
                 other = Address(address.host, address.port + 1)
+                named = "" if arguments.name == NAME else f" --name {arguments.name}"
                 raise FastlbError(
-                    f"{error}; choose another address: fastlb demo --listen http://{other}"
+                    f"{error}; choose another address: fastlb demo{named} --listen http://{other}"
                 ) from cause
             raise
 
@@ -101,17 +121,19 @@ def listen_address(text: str) -> Address:
     protocol, separator, rest = text.partition("://")
     try:
         if not separator or protocol != "http":
-            raise ValueError(f"expected http://HOST:PORT, got {text!r}")
+            raise ValueError(f"expected http://HOST:PORT, got {got(text)}")
         address = parse_address(rest)
         if address.is_unix or not 1 <= address.port <= 65534:
-            raise ValueError(f"expected a port from 1 to 65534 to print for you, got {text!r}")
+            raise ValueError(f"expected a port from 1 to 65534 to print for you, got {got(text)}")
     except ValueError as error:
         raise ConfigError([f"--listen: {error}"]) from None
     return address
 
 
-def demo_configuration(address: Address, sockets: list[Path], workers: int) -> Configuration:
-    """What the balancer is told. Round robin, because then one sees the workers alternate."""
+def demo_configuration(
+    address: Address, sockets: list[Path], workers: int, name: str = NAME
+) -> Configuration:
+    """What the balancer is told. Round robin, because then one sees the demo workers take turns."""
     group = TargetGroup(
         name="demo",
         targets=tuple(Target(Address(path=str(path))) for path in sockets),
@@ -121,10 +143,10 @@ def demo_configuration(address: Address, sockets: list[Path], workers: int) -> C
     listener = Listener(
         protocol="http", address=address, default=Forward((WeightedGroup(group.name),))
     )
-    return Configuration(listeners=(listener,), target_groups=(group,), name=NAME, workers=workers)
+    return Configuration(listeners=(listener,), target_groups=(group,), name=name, workers=workers)
 
 
-def _announce(address: Address, fleet: DemoFleet) -> None:
+def _announce(address: Address, fleet: DemoFleet, name: str) -> None:
     """Print what to try as soon as a worker of this fleet answers through the balancer."""
     where = Address(
         {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host), address.port
@@ -134,7 +156,7 @@ def _announce(address: Address, fleet: DemoFleet) -> None:
         if time.monotonic() > deadline:
             return  # the balancer itself says why
         time.sleep(0.05)
-    print(what_to_try(where, len(fleet.sockets)), flush=True)
+    print(what_to_try(where, len(fleet.sockets), name), flush=True)
 
 
 def _answers(where: Address, pids: list[int]) -> bool:
@@ -150,30 +172,28 @@ def _answers(where: Address, pids: list[int]) -> bool:
     return found is not None and int(found[1]) in pids
 
 
-def what_to_try(where: Address, count: int) -> str:
+def what_to_try(where: Address, count: int, name: str) -> str:
     """What is printed when all is up."""
     words = {
         "url": f"http://{where}",
         "ws": f"ws://{where}",
-        "python": _short(sys.executable),
-        "fastlb": _short(sys.argv[0])
+        "python": _anywhere(sys.executable),
+        "fastlb": _anywhere(sys.argv[0])
         if os.path.basename(sys.argv[0]) == "fastlb"
-        else f"{_short(sys.executable)} -m fastlb",
-        "name": NAME,
+        else f"{_anywhere(sys.executable)} -m fastlb",
+        "name": name,
         "restart": RESTART_SECONDS,
     }
     commands = [(command.format(**words), says.format(**words)) for command, says in TRY]
     width = max(len(command) for command, _ in commands)
     lines = [f"    {command:{width}}   # {says}" for command, says in commands]
     begin = (
-        f"\n  fastlb answers on http://{where} in front of {count} demo workers. Try, elsewhere:\n"
+        f"\n  fastlb answers on http://{where} in front of {counted(count, 'demo worker')}. "
+        "In another terminal, try:\n"
     )
     return "\n".join([begin, *lines, "\n  Ctrl-C ends it all.\n"])
 
 
-def _short(program: str) -> str:
-    """How a program is typed in the folder where we are."""
-    if shutil.which(os.path.basename(program)) == program:
-        return os.path.basename(program)
-    near = os.path.relpath(program)
-    return program if near.startswith("..") else near
+def _anywhere(program: str) -> str:
+    """How a program is typed in any folder of another terminal, whose PATH may differ."""
+    return shlex.quote(os.path.abspath(program))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import Field
+from dataclasses import Field, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,12 @@ def add_configuration_flags(parser: argparse.ArgumentParser) -> None:
 
 def _add_listen_and_target(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        "--config", "-c", metavar="FILE", type=Path, help="TOML file; flags override what it says"
+        "--config",
+        "-c",
+        metavar="FILE",
+        type=Path,
+        action="append",
+        help="TOML file; flags override what it says",
     )
     group.add_argument(
         "--listen",
@@ -102,7 +107,10 @@ def _add_listen_and_target(group: argparse._ArgumentGroup) -> None:
 
 
 def _add(group: argparse._ArgumentGroup, flag: str, setting: Setting, default: Any) -> None:
-    text = f"{setting.help} (default {to_flag_text(setting, default)}: {setting.why})"
+    shown = to_flag_text(setting, default)
+    if setting.kind == "text" and default is not None:
+        shown = f'"{shown}"'
+    text = f"{setting.help} (default {shown}: {setting.why})"
     names = [flag, setting.short] if setting.short else [flag]
     if setting.kind == "switch":
         off = flag.replace("--", "--no-", 1)
@@ -125,10 +133,21 @@ def configuration_of(arguments: argparse.Namespace) -> Loaded:
         flag: given[flag] for *_, flag in settings_with_flags() if given.get(flag) is not None
     }
     overrides = Overrides(tuple(arguments.listen), tuple(arguments.target), settings)
-    path: Path | None = arguments.config
+    path = config_path(arguments)
     if path is None:
         return load(overrides=overrides)
-    return load(_read(path), overrides, source=str(path))
+    loaded = load(_read(path), overrides, source=str(path))
+    ignored = [str(one) for one in arguments.config[:-1]]
+    if ignored:
+        warning = f"--config: {path} is read, the last one given, and not {', '.join(ignored)}"
+        return replace(loaded, warnings=(warning, *loaded.warnings))
+    return loaded
+
+
+def config_path(arguments: argparse.Namespace) -> Path | None:
+    """The file that `--config` names; of several the last."""
+    given: list[Path] = arguments.config or []
+    return given[-1] if given else None
 
 
 def _read(path: Path) -> str:

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable
 
 from fastlb import __version__
+from fastlb.cli.usage import CommandParser, near, with_negative_values
 from fastlb.errors import FastlbError
 
 COMMANDS = {
@@ -32,7 +33,10 @@ Exit status: 0 after a clean stop, 1 for a failure at run time, 2 for usage or c
 def run(argv: list[str]) -> int:
     """Run the command line `argv` (without the program's name); returns the exit status."""
     try:
-        arguments = _parser(argv).parse_args(argv)
+        parser = _parser(argv)
+        if argv and not argv[0].startswith("-") and argv[0] not in COMMANDS:
+            parser.error(f'there is no command "{argv[0]}"{near(argv[0], COMMANDS)}')
+        arguments = parser.parse_args(with_negative_values(argv))
         command: Callable[[argparse.Namespace], int] = arguments.command
         status = command(arguments)
         sys.stdout.flush()
@@ -61,7 +65,9 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"fastlb {__version__}")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True, title="commands")
+    commands = parser.add_subparsers(
+        metavar="COMMAND", required=True, title="commands", parser_class=CommandParser
+    )
     for name, help in COMMANDS.items():
         command = commands.add_parser(
             name,

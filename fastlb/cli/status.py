@@ -13,18 +13,21 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from fastlb.config.table import NAME, NAME_EXPECTED
+from fastlb.config.values import wrong
 from fastlb.control_plane.run_dir import CONTROL, WORKER_SOCKETS, run_dir_path
-from fastlb.errors import FastlbError
+from fastlb.errors import ConfigError, FastlbError
 
 ANSWER_SECONDS = 5.0
+DEFAULT_NAME = "default"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--name",
         metavar="NAME",
-        default="default",
-        help="name of the instance (default default: that of `fastlb run` without --name)",
+        help='name of the instance (default "default": that of `fastlb run` without --name; '
+        "where that is not running and one other is, that one)",
     )
     parser.add_argument(
         "--json", action="store_true", help="the supervisor's answer as it is, for programs"
@@ -32,7 +35,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def status(arguments: argparse.Namespace) -> int:
-    line = ask(arguments.name, {"command": "status"})
+    name: str | None = arguments.name
+    if name is not None and not NAME.fullmatch(name):
+        raise ConfigError([f"--name: {wrong(NAME_EXPECTED, name)}"])
+    line = ask(name, {"command": "status"})
     if arguments.json:
         print(line)
         return 0
@@ -42,12 +48,21 @@ def status(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def ask(name: str, request: dict[str, Any]) -> str:
-    """The instance's answer to one request, one line of JSON. Raises FastlbError."""
+def ask(wanted: str | None, request: dict[str, Any]) -> str:
+    """The instance's answer to one request, one line of JSON. Raises FastlbError.
+
+    None asks `default`, and the only instance that runs where nothing is left of that one.
+    """
+    name = wanted or DEFAULT_NAME
     folder = run_dir_path(name)
     try:
         return _exchange(folder / CONTROL, json.dumps(request))
     except (FileNotFoundError, ConnectionRefusedError):
+        running = others(folder) if wanted is None and not orphans(folder) else []
+        if len(running) == 1:
+            only = f'this is "{running[0]}", the only one'
+            print(f'fastlb: no instance named "{name}" is running; {only}', file=sys.stderr)
+            return ask(running[0], request)
         raise FastlbError(nobody_answers(name, folder)) from None
     except PermissionError:
         raise FastlbError(
@@ -55,7 +70,7 @@ def ask(name: str, request: dict[str, Any]) -> str:
         ) from None
     except (OSError, EOFError) as error:
         raise FastlbError(
-            f"the supervisor of instance {name!r} gave no answer at {folder / CONTROL} "
+            f'the supervisor of instance "{name}" gave no answer at {folder / CONTROL} '
             f"within {ANSWER_SECONDS:g} s: {error}"
         ) from None
 
@@ -87,19 +102,29 @@ def parse(line: str) -> dict[str, Any]:
 
 def nobody_answers(name: str, folder: Path) -> str:
     """What is there instead of a supervisor: orphans that serve, other instances, nothing."""
-    orphans = [path for path in sorted(folder.glob(WORKER_SOCKETS)) if _accepts(path)]
-    if orphans:
-        pids = ", ".join(re.sub(r"\D", "", path.name) for path in orphans)
+    if pids := orphans(folder):
         return (
-            f"the supervisor of instance {name!r} is gone, but its workers still serve with the "
-            f"last table (pid {pids}): start it again with the same --name, and it takes over "
-            "without a refused request"
+            f'the supervisor of instance "{name}" is gone, but its workers still serve with the '
+            f"last table (pid {', '.join(pids)}): start it again with the same --name, and it "
+            "takes over without a refused request; or end them, which finishes what is in "
+            f"flight: kill -TERM {' '.join(pids)}"
         )
-    others = sorted(
-        path.parent.name for path in folder.parent.glob(f"*/{CONTROL}") if _serves(path)
-    )
-    running = f"; running here: {', '.join(others)}" if others else ""
-    return f"no instance named {name!r} is running ({folder / CONTROL} does not answer){running}"
+    said = f'no instance named "{name}" is running ({folder / CONTROL} does not answer)'
+    if running := others(folder):
+        said += f"; running: {', '.join(running)}; ask: fastlb status --name {running[0]}"
+    return said
+
+
+def orphans(folder: Path) -> list[str]:
+    """The pids of workers that serve there, sought where no supervisor answers."""
+    serving = [path for path in sorted(folder.glob(WORKER_SOCKETS)) if _accepts(path)]
+    return [re.sub(r"\D", "", path.name) for path in serving]
+
+
+def others(folder: Path) -> list[str]:
+    """The names of the instances that answer, of all whose folder is beside this one."""
+    controls = sorted(folder.parent.glob(f"*/{CONTROL}"))
+    return [path.parent.name for path in controls if _serves(path)]
 
 
 def _serves(path: Path) -> bool:

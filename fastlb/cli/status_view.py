@@ -13,9 +13,12 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.text import Text
 
+from fastlb.cli.wording import counted
+
 STYLES = {
     "healthy": "green",
     "initial": "yellow",
+    "suspect": "bold yellow",
     "unhealthy": "bold red",
     "draining": "cyan",
     "unused": "dim",
@@ -106,8 +109,8 @@ def _short(address: str) -> str:
 
 
 def _reason(target: dict[str, Any]) -> str:
-    """Why a target is in its state; a suspect one stalls, and gets no more until it answers."""
-    return "; ".join(filter(None, ["suspect" if target["suspect"] else "", target["reason"]]))
+    """Why a target is in its state; a suspect one gets no more until it answers."""
+    return "; ".join(filter(None, ["stalls" if target["suspect"] else "", target["reason"]]))
 
 
 def _with_notes(text: str, target: dict[str, Any]) -> str:
@@ -118,7 +121,7 @@ def _with_notes(text: str, target: dict[str, Any]) -> str:
 
 def _figures(target: dict[str, Any]) -> list[str]:
     return [
-        target["state"],
+        "suspect" if target["suspect"] and target["state"] == "healthy" else target["state"],
         str(target["in_flight"]),
         str(target["requests"]),
         str(target["errors"]),
@@ -152,9 +155,11 @@ def _totals(totals: dict[str, Any]) -> str:
         if key.startswith("status_") and totals[key]
     )
     return (
-        f"{totals['requests']} requests{f' ({statuses})' if statuses else ''}, "
-        f"{totals['in_flight']} in flight on {totals['connections']} connections, "
-        f"{totals['errors']} errors, {totals['retries']} retries, {totals['rejected']} rejected, "
+        f"{counted(totals['requests'], 'request')}, {totals['in_flight']} in flight on "
+        f"{counted(totals['connections'], 'connection')}; answers, those to requests that "
+        f"were refused unread too: {statuses or 'none'}; "
+        f"{counted(totals['errors'], 'error')}, {counted(totals['retries'], 'retry')}, "
+        f"{counted(totals['rejected'], 'connection')} rejected, "
         f"{size(totals['bytes_in'])} in, {size(totals['bytes_out'])} out"
     )
 

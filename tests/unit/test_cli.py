@@ -84,6 +84,35 @@ def test_wrong_usage(argv: list[str], capsys: pytest.CaptureFixture[str]) -> Non
     assert "usage: fastlb" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        ("run --wrokers 2", "there is no flag --wrokers; did you mean --workers?"),
+        ("run --wrokers=2", "there is no flag --wrokers; did you mean --workers?"),
+        ("check good.toml", 'got "good.toml"; use --config good.toml'),
+        ("status --jsn", "did you mean --json?"),
+        ("status mine", "use --name mine"),
+        ("statsu", 'there is no command "statsu"; did you mean status?'),
+    ],
+)
+def test_wrong_usage_is_told_by_the_command_itself_with_a_guess(
+    argv: str, expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = argv.split()
+    assert run(words) == 2
+    shown = capsys.readouterr().err
+    assert expected in shown
+    own = words[0] if words[0] in COMMANDS else "[-h]"
+    assert shown.startswith(f"usage: fastlb {own} ")
+
+
+def test_a_negative_value_is_a_value(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["check", *GOOD, "--idle-timeout", "-1s", "-w", "-1"]) == 2
+    shown = capsys.readouterr().err
+    assert '--idle-timeout: expected a duration such as 500ms, 2s or 1m, got "-1s"' in shown
+    assert "--workers: expected a whole number from 0 to 64, got -1" in shown
+
+
 def test_run_without_anything_says_what_to_type(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["run"]) == 2
     shown = capsys.readouterr().err
@@ -182,7 +211,9 @@ def test_check_says_each_error_on_a_line(
         "nam",
         "--retries",
         "listeners",
+        str(file),
     ]
+    assert lines[-1] == f"{file}: 4 errors"
     assert run(["check", "--config", str(tmp_path / "none.toml")]) == 2
     assert "none.toml: cannot be read: No such file" in capsys.readouterr().err
     file.write_bytes(b'name = "\xff"')
@@ -198,6 +229,15 @@ def test_check_warns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     )
     assert run(["check", "-c", str(file)]) == 0
     assert capsys.readouterr().err.startswith("warning: target_groups.web: no listener forwards")
+
+
+def test_check_warns_of_a_second_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = tmp_path / "a.toml", tmp_path / "b.toml"
+    second.write_text("workers = 2\n")
+    assert run(["check", "-c", str(first), "-c", str(second), *GOOD]) == 0
+    shown = capsys.readouterr()
+    assert shown.err.startswith(f"warning: --config: {second} is read, the last one given, and")
+    assert shown.out.startswith(f"{second}: ok: 1 listener")
 
 
 # fastlb status
@@ -295,17 +335,26 @@ def test_status_fits_80_columns_and_says_reasons() -> None:
     assert shown[at].split() == ["127.0.0.1:9002", "unhealthy", "3", "123456", "0", "-", "12ms"]
     assert shown[at + 1].strip() == REASON
     at = next(n for n, line in enumerate(shown) if "…" in line)
-    assert shown[at].split()[:2] == ["…/run/my-app/app.sock", "healthy"]
-    said = "unix:/srv/run/my-app/app.sock; suspect; check passed 0.4 s ago (weight 2, backup)"
+    assert shown[at].split()[:2] == ["…/run/my-app/app.sock", "suspect"]
+    said = "unix:/srv/run/my-app/app.sock; stalls; check passed 0.4 s ago (weight 2, backup)"
     assert " ".join(" ".join(shown[at + 1 : at + 3]).split()).startswith(said)
     assert any("FAIL OPEN" in line for line in shown)
     assert any(line.split()[:3] == ["1", "4713", "running"] for line in shown)
-    assert "123456 requests (123450 2xx, 6 5xx)" in " ".join(shown)
+    said = " ".join(" ".join(shown).split())
+    assert "123456 requests, 4 in flight on 64 connections; answers" in said
+    assert "too: 123450 2xx, 6 5xx; 6 errors, 2 retries, 0 connections rejected" in said
 
 
 def test_status_in_a_pipe_has_a_target_s_reason_on_its_line() -> None:
     shown = lines(DOCUMENT, None)
     assert any("127.0.0.1:9002" in line and line.endswith(REASON) for line in shown)
+
+
+def test_status_says_one_of_one() -> None:
+    totals = DOCUMENT["totals"] | {"requests": 1, "connections": 1, "errors": 1, "retries": 1}
+    said = " ".join(lines(DOCUMENT | {"totals": totals}, None)[-1].split())
+    assert "1 request, 4 in flight on 1 connection; " in said
+    assert "1 error, 1 retry, " in said
 
 
 def test_status_in_narrow_terminals_and_with_nothing_to_show() -> None:
@@ -386,11 +435,26 @@ def test_status_asks_and_shows(instances: Path, capsys: pytest.CaptureFixture[st
 
 def test_status_of_nobody(instances: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["status"]) == 1
-    assert "no instance named 'default' is running" in capsys.readouterr().err
+    assert 'no instance named "default" is running' in capsys.readouterr().err
     with answering(instances / "other" / "control.sock", b"{}\n"):
         assert run(["status", "--name", "mine"]) == 1
-        assert capsys.readouterr().err.endswith("; running here: other\n")
-    assert run(["status", "--name", "../x"]) == 1
+        assert capsys.readouterr().err.endswith(
+            "; running: other; ask: fastlb status --name other\n"
+        )
+    assert run(["status", "--name", "../x"]) == 2
+
+
+def test_status_of_the_only_one(instances: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    answer = json.dumps(DOCUMENT | {"name": "shop"}).encode() + b"\n"
+    with answering(instances / "shop" / "control.sock", answer):
+        assert run(["status"]) == 0
+        shown = capsys.readouterr()
+        assert shown.out.startswith("fastlb shop  pid")
+        assert 'no instance named "default" is running; this is "shop"' in shown.err
+        with answering(instances / "blog" / "control.sock", answer):
+            assert run(["status"]) == 1
+        shown = capsys.readouterr()
+        assert "running: blog, shop; ask: fastlb status --name blog" in shown.err
 
 
 def test_status_of_orphans(instances: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -403,6 +467,7 @@ def test_status_of_orphans(instances: Path, capsys: pytest.CaptureFixture[str]) 
     shown = capsys.readouterr().err
     assert "workers still serve" in shown
     assert "(pid 12)" in shown
+    assert "kill -TERM 12\n" in shown
 
 
 @pytest.mark.parametrize(

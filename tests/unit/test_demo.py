@@ -177,9 +177,18 @@ def test_the_configuration_of_the_demo() -> None:
         "unix:/x/2.sock",
     ]
     assert configuration.target_groups[0].health_check.path == "/health"
+    named = demo.demo_configuration(address, [Path("/x/1.sock")], 2, "other")
+    assert (configuration.name, named.name) == ("demo", "other")
     for wrong in ("tcp://127.0.0.1:1", "127.0.0.1:1", "http://x", "http://127.0.0.1:0"):
         with pytest.raises(ConfigError, match="--listen"):
             demo.listen_address(wrong)
+
+
+def test_what_to_try_can_be_typed_anywhere() -> None:
+    shown = demo.what_to_try(demo.listen_address("http://127.0.0.1:8080"), 1, "mine")
+    assert "in front of 1 demo worker. " in shown
+    (line,) = [line for line in shown.splitlines() if " status --name mine " in line]
+    assert line.strip().startswith("/")
 
 
 def test_the_command_serves_says_what_to_try_and_leaves_nothing(run_root: Path) -> None:
