@@ -7,11 +7,13 @@ BIN := $(VENV)/bin
 
 # A stamp, so that a second `make run` starts at once; a changed pyproject.toml installs again.
 $(VENV)/.run: pyproject.toml
+	@echo "installing into $(VENV) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml
+	@echo "installing into $(VENV) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@ $(VENV)/.run

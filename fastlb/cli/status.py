@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fastlb.config.table import NAME, NAME_EXPECTED
-from fastlb.config.values import wrong
+from fastlb.config.values import got, wrong
 from fastlb.control_plane.run_dir import CONTROL, WORKER_SOCKETS, run_dir_path
 from fastlb.errors import ConfigError, FastlbError
 
@@ -94,7 +94,7 @@ def parse(line: str) -> dict[str, Any]:
     except ValueError:
         document = None
     if not isinstance(document, dict):
-        raise FastlbError(f"expected a status of the supervisor, got {line[:80]!r}")
+        raise FastlbError(f"expected a status of the supervisor, got {got(line[:80])}")
     if "error" in document:
         raise FastlbError(f"the supervisor answered: {document['error']}")
     return document
@@ -112,6 +112,9 @@ def nobody_answers(name: str, folder: Path) -> str:
     said = f'no instance named "{name}" is running ({folder / CONTROL} does not answer)'
     if running := others(folder):
         said += f"; running: {', '.join(running)}; ask: fastlb status --name {running[0]}"
+    if left := sorted(one.name for one in folder.parent.glob("*/") if orphans(one)):
+        seen = [name for name in left if name not in running]
+        said += f"; workers without a supervisor: {', '.join(seen)}" if seen else ""
     return said
 
 

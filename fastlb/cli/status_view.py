@@ -25,6 +25,7 @@ STYLES = {
     "running": "green",
     "starting": "yellow",
     "dead": "bold red",
+    "hung": "bold red",
 }
 TARGET_HEADS = ("TARGET", "STATE", "IN-FLIGHT", "REQUESTS", "ERRORS", "P50", "P99")
 WORKER_HEADS = (
@@ -149,15 +150,19 @@ def _workers(workers: Sequence[dict[str, Any]]) -> list[Text]:
 
 
 def _totals(totals: dict[str, Any]) -> str:
-    statuses = ", ".join(
-        f"{totals[key]} {key.removeprefix('status_')}"
-        for key in sorted(totals)
-        if key.startswith("status_") and totals[key]
-    )
+    statuses = {
+        key.removeprefix("status_"): number
+        for key, number in sorted(totals.items())
+        if key.startswith("status_") and number
+    }
+    answers = ", ".join(f"{number} {status}" for status, number in statuses.items())
+    final = sum(number for status, number in statuses.items() if status != "1xx")
+    # What is refused before it is a request (400, 431, ...) is answered and not counted as one.
+    unread = " (some to what was refused before it was a request)"
     return (
         f"{counted(totals['requests'], 'request')}, {totals['in_flight']} in flight on "
-        f"{counted(totals['connections'], 'connection')}; answers, those to requests that "
-        f"were refused unread too: {statuses or 'none'}; "
+        f"{counted(totals['connections'], 'connection')}; "
+        f"answers: {answers or 'none'}{unread if final > totals['requests'] else ''}; "
         f"{counted(totals['errors'], 'error')}, {counted(totals['retries'], 'retry')}, "
         f"{counted(totals['rejected'], 'connection')} rejected, "
         f"{size(totals['bytes_in'])} in, {size(totals['bytes_out'])} out"

@@ -89,7 +89,7 @@ class Listener:
     idle_timeout: float = setting(
         60.0,
         "duration",
-        "longest silence of a keep-alive, upgraded or TCP connection",
+        "longest silence of a keep-alive, upgraded or TCP connection, and of a request's body",
         why="AWS's",
         flag="--idle-timeout",
         least=0.05,
