@@ -31,12 +31,14 @@ class ControlSocket:
         self._path = path
         self._commands = commands
         self._server: asyncio.Server | None = None
+        self._bound: os.stat_result | None = None
 
     async def start(self) -> None:
         listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             listening.bind(str(self._path))
             os.chmod(self._path, 0o600)
+            self._bound = os.stat(self._path)
             listening.setblocking(False)
             self._server = await asyncio.start_unix_server(
                 self._serve, sock=listening, limit=LINE_BYTES
@@ -48,7 +50,17 @@ class ControlSocket:
     async def close(self) -> None:
         if self._server is not None:
             self._server.close()
-            self._path.unlink(missing_ok=True)
+            self._server = None
+            if self.present:
+                self._path.unlink(missing_ok=True)
+
+    @property
+    def present(self) -> bool:
+        """Whether the file is there and ours."""
+        try:
+            return self._bound is not None and os.path.samestat(self._bound, os.stat(self._path))
+        except OSError:
+            return False
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -66,7 +78,7 @@ class ControlSocket:
     def _answer(self, line: bytes) -> Mapping[str, Any]:
         try:
             request = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             return {"error": "expected one line of JSON"}
         name = request.get("command") if isinstance(request, dict) else None
         command = self._commands.get(name) if isinstance(name, str) else None

@@ -19,6 +19,7 @@ from functools import partial
 from fastlb.control_plane.health_probes import Probe, ProbePlan, Prober, ProbeResult, plan_probe
 from fastlb.control_plane.stall_detection import Sight, decide
 from fastlb.control_plane.target_registry import RegisteredTarget, TargetRegistry
+from fastlb.control_plane.wording import count_of
 from fastlb.model.target_health import (
     CheckFailed,
     CheckPassed,
@@ -107,7 +108,9 @@ class HealthMonitor:
             async with asyncio.timeout(timeout):
                 await self._all_answered.wait()
         except TimeoutError:
-            log.info("%d targets have not answered their first check yet", len(self._awaited))
+            log.info(
+                "no answer to their first check yet: %s", count_of(len(self._awaited), "target")
+            )
 
     def stop(self) -> None:
         """End all probes and timers; nothing is left open."""

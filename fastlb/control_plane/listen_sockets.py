@@ -59,7 +59,7 @@ class ListenSockets:
         sockets = list(given)
         try:
             if not sockets and port:
-                _try_alone((family, host, port))
+                sockets.append(_alone((family, host, port)))
             while len(sockets) < self.slots:
                 sockets.append(_bound((family, host, port), reuse_port=True))
                 port = sockets[0].getsockname()[1]
@@ -125,9 +125,20 @@ def _bound(place: Place, reuse_port: bool) -> socket.socket:
     return one
 
 
-def _try_alone(place: Place) -> None:
-    """Raise OSError where anybody has the address: SO_REUSEPORT alone would share it silently."""
-    _bound(place, reuse_port=False).close()
+def _alone(place: Place) -> socket.socket:
+    """The first socket of an address. Raises OSError where anybody has the address.
+
+    SO_REUSEPORT from the beginning would share it silently, with a process that does the same in
+    the same moment too. Listening, this one excludes all others; then it lets ours in beside it.
+    """
+    one = _bound(place, reuse_port=False)
+    try:
+        one.listen(_backlog())
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    except BaseException:
+        one.close()
+        raise
+    return one
 
 
 def _backlog() -> int:

@@ -40,9 +40,16 @@ class Publication:
         self._last = 0.0
 
     def begin(self) -> None:
-        """Publish for the first time, now."""
+        """Publish for the first time, now. Raises FastlbError where that cannot be."""
         self._begun = True
-        self._publish()
+        self._last = asyncio.get_running_loop().time()
+        try:
+            self._writer.publish(self._snapshot())
+        except FastlbError as error:
+            raise FastlbError(
+                f"{error}: the configuration has too many rules or targets; use fewer or shorter ones"
+            ) from error
+        self._published()
 
     def changed(self) -> None:
         """What the table says changed: publish in this turn of the loop, or 5 ms after the last."""

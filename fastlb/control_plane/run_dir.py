@@ -64,17 +64,23 @@ class RunDir:
     @classmethod
     def take(cls, name: str) -> RunDir:
         """Create the folder and lock it. Raises FastlbError where a live instance has it."""
-        path = run_dir_path(name)
-        base, ours = _base()
-        while True:
-            _own_folder(base) if ours else base.mkdir(parents=True, exist_ok=True, mode=0o700)
-            _own_folder(path)
-            lock = _take_lock(path, name)
-            if lock is not None:
-                break
-        run_dir = cls(path, lock)
-        (path / CONTROL).unlink(missing_ok=True)
+        run_dir = cls(run_dir_path(name), _make_and_lock(name))
+        run_dir.control_socket.unlink(missing_ok=True)
         return run_dir
+
+    @property
+    def intact(self) -> bool:
+        """Whether the folder still is the one that we locked."""
+        return _is_same_file(self._lock, self.path / LOCK)
+
+    def renew(self) -> None:
+        """Make the folder, which somebody removed, and take the lock anew.
+
+        Raises FastlbError where another instance has it by now.
+        """
+        lock = _make_and_lock(self.path.name)
+        os.close(self._lock)
+        self._lock = lock
 
     @property
     def control_socket(self) -> Path:
@@ -90,12 +96,13 @@ class RunDir:
 
     def release(self) -> None:
         """Remove what is ours and let go of the lock; what living orphans still use stays."""
-        (self.path / CONTROL).unlink(missing_ok=True)
-        (self.path / LOCK).unlink(missing_ok=True)
-        try:
-            self.path.rmdir()
-        except OSError:
-            pass  # an orphan that still drains has its socket here; the next start clears it
+        if self.intact:
+            (self.path / CONTROL).unlink(missing_ok=True)
+            (self.path / LOCK).unlink(missing_ok=True)
+            try:
+                self.path.rmdir()
+            except OSError:
+                pass  # an orphan that still drains has its socket here; the next start clears it
         os.close(self._lock)
 
 
@@ -125,6 +132,30 @@ def _own_folder(path: Path) -> None:
         )
 
 
+def pid_of_socket(path: Path) -> int:
+    """The worker whose socket this is, by its name; 0 where the name says nothing."""
+    text = path.stem.partition("-")[2]
+    return int(text) if text.isdecimal() else 0
+
+
+def _make_and_lock(name: str) -> int:
+    path = run_dir_path(name)
+    base, ours = _base()
+    while True:
+        _own_folder(base) if ours else base.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _own_folder(path)
+        lock = _take_lock(path, name)
+        if lock is not None:
+            return lock
+
+
+def _is_same_file(fd: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), os.stat(path))
+    except OSError:
+        return False
+
+
 def _take_lock(path: Path, name: str) -> int | None:
     """The locked descriptor; None where the folder was removed meanwhile by an instance's end."""
     try:
@@ -135,7 +166,6 @@ def _take_lock(path: Path, name: str) -> int | None:
         return None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        held, named = os.fstat(lock), os.stat(path / LOCK)
     except BlockingIOError:
         pid = os.pread(lock, 32, 0).decode("ascii", "replace").strip() or "unknown"
         os.close(lock)
@@ -143,10 +173,7 @@ def _take_lock(path: Path, name: str) -> int | None:
             f"an instance named {name!r} is running (pid {pid}): "
             f"stop it with `kill {pid}`, or choose another --name"
         ) from None
-    except FileNotFoundError:
-        os.close(lock)
-        return None
-    if (held.st_dev, held.st_ino) != (named.st_dev, named.st_ino):
+    if not _is_same_file(lock, path / LOCK):
         os.close(lock)
         return None
     os.ftruncate(lock, 0)

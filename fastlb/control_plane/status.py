@@ -6,7 +6,7 @@ The one place of the control plane that looks at processes through psutil.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -29,7 +29,6 @@ CPU_SPAN = 1.0
 
 TOTALS = {
     "requests": Head.REQUESTS,
-    "in_flight": Head.IN_FLIGHT,
     "connections": Head.CONNECTIONS,
     "status_1xx": Head.STATUS_1XX,
     "status_2xx": Head.STATUS_2XX,
@@ -59,6 +58,8 @@ class Instance(Protocol):
     def workers(self) -> Sequence[Worker]: ...
     @property
     def slots(self) -> tuple[int, ...]: ...
+    @property
+    def hung(self) -> Set[int]: ...
     @property
     def draining(self) -> bool: ...
 
@@ -95,25 +96,27 @@ class Status:
             "workers": [self._worker(worker) for worker in instance.workers],
             "listeners": [_listener(listener) for listener in configuration.listeners],
             "target_groups": [self._group(group) for group in configuration.target_groups],
-            "totals": {name: instance.totals.head(cell) for name, cell in TOTALS.items()},
+            "totals": {
+                **{name: instance.totals.head(cell) for name, cell in TOTALS.items()},
+                "in_flight": instance.totals.in_flight(instance.registry.entries()),
+            },
         }
 
     def _worker(self, worker: Worker) -> dict[str, Any]:
-        row = self._instance.counters.row(worker.index)
+        instance = self._instance
+        row = instance.counters.row(worker.index)
         cpu_percent, rss = self._process(worker)
         return {
             "index": worker.index,
             "pid": worker.pid,
-            "state": worker.state,
+            "state": "hung" if worker.index in instance.hung else worker.state,
             "connections": row[Head.CONNECTIONS],
             "requests": row[Head.REQUESTS],
-            "in_flight": row[Head.IN_FLIGHT],
+            "in_flight": instance.totals.in_flight(instance.registry.entries(), worker.index),
             "cpu_percent": cpu_percent,
             "rss_bytes": rss,
             "restarts": worker.restarts,
-            "slots": [
-                slot for slot, holder in enumerate(self._instance.slots) if holder == worker.index
-            ],
+            "slots": [slot for slot, who in enumerate(instance.slots) if who == worker.index],
         }
 
     def _process(self, worker: Worker) -> tuple[float, int]:

@@ -11,10 +11,7 @@ import asyncio
 import contextlib
 import logging
 import os
-import resource
-import signal
 import socket
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -24,14 +21,24 @@ import uvloop
 from fastlb.control_plane.control_socket import ControlSocket
 from fastlb.control_plane.health_monitor import HealthMonitor
 from fastlb.control_plane.listen_sockets import ListenSockets
+from fastlb.control_plane.orphans import Orphans
 from fastlb.control_plane.publication import Publication
 from fastlb.control_plane.run_dir import RunDir
 from fastlb.control_plane.slot_assignment import Relief, ReliefBudget, assign_slots, home_of
 from fastlb.control_plane.status import Status
-from fastlb.control_plane.takeover import end_orphans, take_over, terminate_orphans
+from fastlb.control_plane.stop_signals import StopSignals
+from fastlb.control_plane.surroundings import (
+    check_access_log,
+    fill_standard_files,
+    raise_open_files,
+)
+from fastlb.control_plane.takeover import take_over
 from fastlb.control_plane.target_registry import TargetRegistry
 from fastlb.control_plane.totals import Totals
+from fastlb.control_plane.wording import count_of
 from fastlb.control_plane.worker_pool import PoolHooks, Worker, WorkerMain, WorkerPool
+from fastlb.errors import FastlbError
+from fastlb.logs import start_logging
 from fastlb.model.configuration import Configuration
 from fastlb.model.listener import Forward
 from fastlb.target_table.counters import Counters
@@ -57,7 +64,10 @@ GRACE = 1.0
 """Over the drain time-out, before workers that are still there are killed."""
 REAP_WITHIN = 5.0
 FIRST_ROUND_SLACK = 0.2
-MOST_OPEN_FILES = 1 << 20
+HOUSEKEEPING = 1.0
+"""Time between two looks at the run-time folder."""
+CUT_LOOK = 0.05
+"""So long before the drain time-out it is counted what that will cut: afterwards it is gone."""
 
 
 def run_supervisor(configuration: Configuration, worker_main: WorkerMain) -> int:
@@ -65,15 +75,15 @@ def run_supervisor(configuration: Configuration, worker_main: WorkerMain) -> int
 
     Raises FastlbError where it cannot start: a live instance of the name, an address in use.
     """
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=configuration.log_level.upper(),
-        format="%(asctime)s.%(msecs)03d %(levelname)-7s %(message)s",
-        datefmt="%Y-%m-%d %H:%M:%S",
-    )
-    _raise_open_files()
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(Supervisor(configuration, worker_main).run())
+    fill_standard_files()
+    stop_logging = start_logging(configuration.log_level, "")
+    try:
+        check_access_log(configuration.access_log)
+        raise_open_files()
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(Supervisor(configuration, worker_main).run())
+    finally:
+        stop_logging()
 
 
 class Supervisor:
@@ -84,20 +94,14 @@ class Supervisor:
         self.draining = False
         self.slots: tuple[int, ...] = ()
         self._main = worker_main
-        self._stop_asked = asyncio.Event()
-        self._end_asked = asyncio.Event()
-        self._orphans_end: asyncio.Task[None] | None = None
         self._ticking: asyncio.TimerHandle | None = None
-        self._hung: set[int] = set()
+        self.hung: set[int] = set()
+        self._folder_trouble = ""
+        self._cut = (0, 0)
         self._relief = ReliefBudget(time.monotonic())
 
     async def run(self) -> int:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._on_stop_signal, number)
-        loop.add_signal_handler(
-            signal.SIGHUP, log.warning, "SIGHUP is ignored: restart to read the configuration anew"
-        )
+        self._signals = StopSignals(asyncio.get_running_loop())
         async with contextlib.AsyncExitStack() as cleanup:
             run_dir = RunDir.take(self.configuration.name)
             cleanup.callback(run_dir.release)
@@ -116,11 +120,12 @@ class Supervisor:
         """Make all parts, in the order in which each needs the one before; none serves yet."""
         given = self.configuration
         self._run_dir = run_dir
-        self._left = await asyncio.to_thread(take_over, run_dir, given.listeners)
-        cleanup.callback(self._left.close)
+        left = await asyncio.to_thread(take_over, run_dir, given.listeners)
+        self._orphans = Orphans(run_dir, left.orphans, self._pids)
+        cleanup.push_async_callback(self._orphans.close)
         count = given.workers or len(os.sched_getaffinity(0))
-        slots = max(count, self._left.slots)
-        self._sockets = ListenSockets(given.listeners, slots, self._left.sockets)
+        slots = max(count, left.slots)
+        self._sockets = ListenSockets(given.listeners, slots, left.sockets)
         cleanup.callback(self._sockets.close)
         # Port 0 and 0 workers mean "whatever it comes to": the workers read what it came to.
         self.configuration = replace(given, listeners=self._sockets.listeners, workers=count)
@@ -135,7 +140,7 @@ class Supervisor:
         self.registry = TargetRegistry(
             given.target_groups, used_groups(given), self._publication.changed
         )
-        self.registry.seed(self._left.health)
+        self.registry.seed(left.health)
         self._monitor = HealthMonitor(
             self.registry, self.counters, count, asyncio.get_running_loop()
         )
@@ -146,9 +151,9 @@ class Supervisor:
         self.slots = assign_slots(slots, count, {}, ())
 
         status = Status(self, os.getpid())
-        control = ControlSocket(run_dir.control_socket, {"status": lambda _: status.answer()})
-        await control.start()
-        cleanup.push_async_callback(control.close)
+        self._control = ControlSocket(run_dir.control_socket, {"status": lambda _: status.answer()})
+        await self._control.start()
+        cleanup.push_async_callback(self._control.close)
 
     def _birth(self, index: int, pipe: socket.socket) -> WorkerStart:
         return WorkerStart(
@@ -164,15 +169,18 @@ class Supervisor:
 
     async def _serve(self) -> None:
         for key in self._sockets.sockets:
-            log.info("listening on %s with %d workers", key, len(self.workers))
+            log.info("listening on %s with %s", key, count_of(len(self.workers), "worker"))
         self._pool.start()
         self._monitor.start()
+        keeping = asyncio.create_task(self._keep_house())
         try:
             await self._publish_first()
             self._tick()
-            await self._stop_asked.wait()
+            await self._signals.stop.wait()
+            keeping.cancel()
             await self._stop()
         finally:
+            keeping.cancel()
             if self._ticking is not None:
                 self._ticking.cancel()
             self._monitor.stop()
@@ -182,7 +190,7 @@ class Supervisor:
         checks = [group.health_check for group in self.configuration.target_groups]
         longest = max((check.timeout for check in checks if check.enabled), default=0.0)
         known = asyncio.create_task(self._monitor.first_round(longest + FIRST_ROUND_SLACK))
-        stop = asyncio.create_task(self._stop_asked.wait())
+        stop = asyncio.create_task(self._signals.stop.wait())
         await asyncio.wait({known, stop}, return_when=asyncio.FIRST_COMPLETED)
         stop.cancel()
         if known.done():
@@ -193,13 +201,13 @@ class Supervisor:
     def _tick(self) -> None:
         self._ticking = asyncio.get_running_loop().call_later(TICK, self._tick)
         hung = {worker.index for worker in self._pool.running if self._hangs(worker)}
-        for index in hung ^ self._hung:
+        for index in hung ^ self.hung:
             what = "does not answer: others accept from its slots" if index in hung else "is back"
             log.warning("worker %d (pid %d) %s", index, self.workers[index].pid, what)
         count = len(self.workers)
         lent = any(holder != home_of(slot, count) for slot, holder in enumerate(self.slots))
-        if lent or hung != self._hung:
-            self._hung = hung
+        if lent or hung != self.hung:
+            self.hung = hung
             self._assign()
 
     def _hangs(self, worker: Worker) -> bool:
@@ -212,7 +220,7 @@ class Supervisor:
         connections = {
             worker.index: self.counters.row(worker.index)[Head.CONNECTIONS]
             for worker in self._pool.running
-            if worker.index not in self._hung
+            if worker.index not in self.hung
         }
         slots = assign_slots(len(self.slots), len(self.workers), connections, self.slots, relief)
         if slots == self.slots or self.draining:
@@ -230,11 +238,10 @@ class Supervisor:
 
     def _on_ready(self, worker: Worker) -> None:
         self._assign()
-        if self._pool.all_ready and self._orphans_end is None and self._left.orphans:
-            self._end_orphans()
+        self._end_orphans()
 
     def _on_died(self, worker: Worker, pid: int) -> None:
-        self._hung.discard(worker.index)
+        self.hung.discard(worker.index)
         self.totals.absorb(worker.index, self.registry.entries())
         self._run_dir.remove_worker_socket(pid)
         self._assign()
@@ -248,19 +255,39 @@ class Supervisor:
                 self._relief.give_back()
 
     def _end_orphans(self) -> None:
-        self._orphans_end = asyncio.create_task(
-            end_orphans(self._left.orphans, self.configuration.drain_timeout)
-        )
+        """Once all of ours are ready: until then the orphans are who serves."""
+        if self._pool.all_ready:
+            self._orphans.end(self.configuration.drain_timeout)
+
+    def _pids(self) -> set[int]:
+        return {worker.pid for worker in self._pool.workers if worker.pid}
+
+    async def _keep_house(self) -> None:
+        """Look after the run-time folder: it is ours, and who else has come up in it?"""
+        while True:
+            await asyncio.sleep(HOUSEKEEPING)
+            try:
+                await self._keep_folder()
+                self._folder_trouble = ""
+            except (OSError, FastlbError) as error:
+                if str(error) != self._folder_trouble:
+                    self._folder_trouble = str(error)
+                    log.error("the run-time folder cannot be made anew: %s", error)
+            await self._orphans.look_round()
+            self._end_orphans()
+
+    async def _keep_folder(self) -> None:
+        """A cleaner of /tmp or an `rm` may take the folder from under a running instance."""
+        if self._run_dir.intact and self._control.present:
+            return
+        if not self._run_dir.intact:
+            self._run_dir.renew()
+        await self._control.close()
+        self._run_dir.control_socket.unlink(missing_ok=True)
+        await self._control.start()
+        log.warning("files of the run-time folder %s were removed: made anew", self._run_dir.path)
 
     # --- end --------------------------------------------------------------------------------
-
-    def _on_stop_signal(self, number: signal.Signals) -> None:
-        if self._stop_asked.is_set():
-            log.warning("%s again: ending at once", signal.Signals(number).name)
-            self._end_asked.set()
-        else:
-            log.info("%s: stopping", signal.Signals(number).name)
-            self._stop_asked.set()
 
     async def _stop(self) -> None:
         """Let the workers finish what they have, until the drain time-out or a second signal."""
@@ -268,29 +295,52 @@ class Supervisor:
         seconds = self.configuration.drain_timeout
         loop = asyncio.get_running_loop()
         self._sockets.close()
-        if self._left.orphans and self._orphans_end is None:
-            self._end_orphans()
+        log.info("draining: at most %g s for %s", seconds, _said(self._held()))
         all_ended = asyncio.create_task(self._ended(seconds, loop.time() + seconds + GRACE))
-        at_once = asyncio.create_task(self._end_asked.wait())
+        looking = loop.call_later(max(seconds - CUT_LOOK, 0), self._look_what_is_cut)
+        at_once = asyncio.create_task(self._signals.end.wait())
         await asyncio.wait({all_ended, at_once}, return_when=asyncio.FIRST_COMPLETED)
+        looking.cancel()
         at_once.cancel()
         if all_ended.done():
             all_ended.result()
+            why = f"the drain time-out of {seconds:g} s is over (--drain-timeout)"
+        else:
+            self._look_what_is_cut()
+            why = "the end was asked for at once"
+        if any(self._cut):
+            log.warning("%s: cut %s", why, _said(self._cut))
         all_ended.cancel()
         killed = self._pool.kill()
         if killed:
             log.warning("killed the workers that had not finished: pids %s", killed)
         await self._pool.wait_gone(loop.time() + REAP_WITHIN)
-        if self._orphans_end is not None and not self._orphans_end.done():
-            self._orphans_end.cancel()
-            terminate_orphans(self._left.orphans)
+        await self._orphans.look_round()
+        await self._orphans.kill()
 
     async def _ended(self, seconds: float, deadline: float) -> None:
         """Wait for the end of all workers and orphans, or for the loop's `deadline`."""
-        await self._pool.drain(seconds, deadline)
-        if self._orphans_end is not None:
-            left = max(deadline - asyncio.get_running_loop().time(), 0)
-            await asyncio.wait({self._orphans_end}, timeout=left)
+        await asyncio.gather(
+            self._pool.drain(seconds, deadline), self._orphans_ended(seconds, deadline)
+        )
+
+    async def _orphans_ended(self, seconds: float, deadline: float) -> None:
+        await self._orphans.look_round()
+        self._orphans.end(seconds)
+        await self._orphans.wait_gone(max(deadline - asyncio.get_running_loop().time(), 0))
+
+    def _held(self) -> tuple[int, int]:
+        """Requests (TCP connections among them) that targets have, and clients' connections."""
+        requests = self.totals.in_flight(self.registry.entries())
+        return requests, self.totals.head(Head.CONNECTIONS)
+
+    def _look_what_is_cut(self) -> None:
+        self._cut = self._held()
+
+
+def _said(held: tuple[int, int]) -> str:
+    requests, connections = held
+    return f"{count_of(requests, 'request')} on {count_of(connections, 'connection')}"
 
 
 def used_groups(configuration: Configuration) -> frozenset[str]:
@@ -303,14 +353,3 @@ def used_groups(configuration: Configuration) -> frozenset[str]:
     return frozenset(
         one.group for action in actions if isinstance(action, Forward) for one in action.groups
     )
-
-
-def _raise_open_files() -> None:
-    """A connection through the balancer takes two descriptors, and the usual limit is 1,024.
-
-    The workers inherit it.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MOST_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_OPEN_FILES)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -7,39 +7,25 @@ Whoever calls `take_over` holds the instance's lock: no other supervisor can be 
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
-import signal
 import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from fastlb.child_process import wait_for_pidfd
 from fastlb.control_plane.listen_sockets import listens_at
+from fastlb.control_plane.orphans import ANSWER_WITHIN, Orphan, find_orphans
 from fastlb.control_plane.run_dir import RunDir
+from fastlb.control_plane.wording import count_of
 from fastlb.model.listener import Listener
 from fastlb.target_table import handover
 from fastlb.target_table.handover import Handover, HandoverError, listener_key
 
 log = logging.getLogger("fastlb.takeover")
 
-ANSWER_WITHIN = 1.0
 ASK_AGAIN = 0.02
 """A worker refuses until it has noticed its supervisor's death, which takes milliseconds."""
-GRACE = 1.0
-"""Over the drain time-out, before an orphan that is still there gets SIGTERM."""
-
-
-@dataclass(frozen=True, slots=True)
-class Orphan:
-    """A living worker of the dead supervisor. No child of ours: the pidfd is how it is named."""
-
-    path: Path
-    pid: int
-    pidfd: int
 
 
 @dataclass(slots=True)
@@ -76,29 +62,12 @@ def take_over(run_dir: RunDir, listeners: Sequence[Listener]) -> Inheritance:
             log.warning("health states begin anew: %s", error)
         found.sockets = _usable(given, listeners)
         log.warning(
-            "taking over from a supervisor that died: %d orphaned workers, sockets of %s",
-            len(found.orphans),
+            "taking over from a supervisor that died: %s, sockets of %s",
+            count_of(len(found.orphans), "orphaned worker"),
             ", ".join(found.sockets) or "no configured listener",
         )
         break
     return found
-
-
-def find_orphans(run_dir: RunDir) -> list[Orphan]:
-    """The workers that still answer at their sockets; the sockets of dead ones are removed."""
-    orphans = []
-    for path in run_dir.worker_sockets():
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-            probe.settimeout(ANSWER_WITHIN)
-            try:
-                probe.connect(str(path))
-                pid = handover.peer_pid(probe)
-                orphans.append(Orphan(path, pid, os.pidfd_open(pid)))
-            except (ConnectionRefusedError, ProcessLookupError):
-                path.unlink(missing_ok=True)
-            except OSError as error:
-                log.error("%s does not answer: %s", path, error)
-    return orphans
 
 
 def _ask(orphan: Orphan) -> Handover:
@@ -137,37 +106,3 @@ def _usable(given: Handover, listeners: Sequence[Listener]) -> dict[str, list[so
                 log.error("an orphan's socket is no listening socket of %s: not used", key)
             one.close()
     return usable
-
-
-async def end_orphans(orphans: Sequence[Orphan], seconds: float) -> None:
-    """Have all orphans drain and wait for their end; SIGTERM to those that outstay it."""
-    deadline = time.monotonic() + seconds + GRACE
-    await asyncio.gather(*(_end(orphan, seconds, deadline) for orphan in orphans))
-
-
-async def _end(orphan: Orphan, seconds: float, deadline: float) -> None:
-    await _ask_drain(orphan, seconds)
-    if await wait_for_pidfd(orphan.pidfd, deadline):
-        log.info("orphaned worker pid %d has ended", orphan.pid)
-        orphan.path.unlink(missing_ok=True)
-    else:
-        log.error("orphaned worker pid %d outstays its drain: SIGTERM", orphan.pid)
-        terminate_orphans([orphan])
-
-
-def terminate_orphans(orphans: Sequence[Orphan]) -> None:
-    """SIGTERM to those that are still there, without waiting."""
-    for orphan in orphans:
-        try:
-            signal.pidfd_send_signal(orphan.pidfd, signal.SIGTERM)
-        except ProcessLookupError:
-            pass  # it has ended
-
-
-async def _ask_drain(orphan: Orphan, seconds: float) -> None:
-    answer_by = time.monotonic() + ANSWER_WITHIN
-    try:
-        await asyncio.to_thread(handover.ask_drain, str(orphan.path), seconds, answer_by)
-        log.info("orphaned worker pid %d drains", orphan.pid)
-    except (OSError, HandoverError) as error:
-        log.error("orphaned worker pid %d does not drain: %s", orphan.pid, error)

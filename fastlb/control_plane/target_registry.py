@@ -202,8 +202,10 @@ class TargetRegistry:
             return None
         target.touch()
         self._eligible[target.group.name] += target.eligible - eligible
-        worse = eligible and not target.eligible
-        log.log(logging.WARNING if worse else logging.INFO, "%s: %s", target, transition)
+        failed = transition.new == "unhealthy" and transition.old != "unhealthy"
+        worse = failed or (eligible and not target.eligible)
+        level = logging.WARNING if worse else logging.INFO
+        log.log(level, "%s: %s", target, _said(transition))
         self._note_fail_open(target.group.name, was_eligible=eligible)
         self._changed()
         return transition
@@ -256,6 +258,13 @@ class TargetRegistry:
             who = f"all {len(active)} targets" if len(active) > 1 else "the only target"
             are = "are" if len(active) > 1 else "is"
             log.warning("%s of group %s %s unhealthy: failing open", who, group, are)
+
+
+def _said(transition: Transition) -> str:
+    """The line of a transition; of one that is no more than a suspicion, no states."""
+    if transition.old == transition.new and transition.was_suspect != transition.suspect:
+        return f"{'suspect' if transition.suspect else 'no longer suspect'}: {transition.reason}"
+    return str(transition)
 
 
 def resolve(address: Address, group: str) -> Address:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from fastlb.target_table.counters import BUCKETS, HISTOGRAM, Cell, Counters, Worker, block
+from fastlb.target_table.counters import BLOCK, BUCKETS, HISTOGRAM, Cell, Counters, Worker, block
 from fastlb.target_table.layout import TargetEntry
 
 GROWING = (
@@ -80,6 +80,17 @@ class Totals:
         """A head cell summed: over all workers ever where it only grows, else over the living."""
         return self._heads.get(cell, 0) + sum(
             self._counters.row(index)[cell] for index in range(self._rows)
+        )
+
+    def in_flight(self, targets: Iterable[TargetEntry], index: int | None = None) -> int:
+        """Requests and TCP connections that targets have now, of one worker or of all."""
+        columns = max((target.index for target in targets), default=-1) + 1
+        rows = range(self._rows) if index is None else (index,)
+        end = block(columns)
+        # A strided copy for each row: a status of a thousand targets is asked while requests run.
+        return sum(
+            sum(self._counters.row(row)[block(0) + Cell.IN_FLIGHT : end : BLOCK].tolist())
+            for row in rows
         )
 
     def target(self, target: TargetEntry) -> TargetFigures:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import multiprocessing
+import multiprocessing.connection  # else imported at the first death, when files may be short
 import signal
 import socket
 import time
@@ -19,13 +20,15 @@ from multiprocessing.process import BaseProcess
 from typing import Literal
 
 from fastlb.control_plane.restart_delay import RestartDelay
+from fastlb.control_plane.stop_signals import FOR_THE_SUPERVISOR
 from fastlb.target_table import pipe
 from fastlb.target_table.pipe import Drain, Message, Ready, WorkerStart
 
 log = logging.getLogger("fastlb.workers")
 
 WorkerMain = Callable[[WorkerStart], None]
-State = Literal["starting", "running", "draining", "dead"]
+State = Literal["starting", "running", "draining", "ended", "dead"]
+"""`ended` as it was asked to; `dead` otherwise, and before the first start."""
 
 READY_WITHIN = 10.0
 REAP_WITHIN = 5.0
@@ -46,6 +49,8 @@ class Worker:
     delay: RestartDelay = field(default_factory=RestartDelay)
     timer: asyncio.TimerHandle | None = None
     """The next start, while dead; the look whether it is ready, while starting."""
+    killed: bool = False
+    """By us: its end is no news."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +97,13 @@ class WorkerPool:
         return all(worker.state == "running" for worker in self.workers)
 
     def start(self) -> None:
-        # Before the signals are blocked for the spawn: starting the tracker unblocks them.
-        resource_tracker.ensure_running()
+        # Before SIGINT is blocked for the spawn: starting the tracker unblocks it. It ignores
+        # SIGINT itself; the others of the group's signals would end it.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, FOR_THE_SUPERVISOR)
+        try:
+            resource_tracker.ensure_running()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         for worker in self.workers:
             self._spawn(worker)
 
@@ -109,6 +119,7 @@ class WorkerPool:
             if worker.pipe is not None:
                 self._read(worker)  # a Ready that waits there decides what follows
             if worker.state == "starting" and worker.process is not None:
+                worker.killed = True
                 worker.process.kill()  # it accepted nothing yet
             elif worker.pipe is not None:
                 worker.state = "draining"
@@ -132,17 +143,21 @@ class WorkerPool:
         left = [worker for worker in self.workers if worker.process is not None]
         for worker in left:
             if worker.process is not None:
+                worker.killed = True
                 worker.process.kill()
         return [worker.pid for worker in left]
 
     def close(self) -> None:
-        """The end without a loop to wait on: kill what is left and reap it."""
+        """The end where nobody waits: kill what is left and reap it. No hook is called any more."""
         self.kill()
+        loop = asyncio.get_running_loop()
         for worker in self.workers:
             _cancel(worker)
             if worker.process is not None:
+                loop.remove_reader(worker.process.sentinel)
                 worker.process.join(REAP_WITHIN)
             if worker.pipe is not None:
+                loop.remove_reader(worker.pipe.fileno())
                 worker.pipe.close()
 
     def _spawn(self, worker: Worker) -> None:
@@ -150,31 +165,39 @@ class WorkerPool:
         if self._stopping:
             return
         loop = asyncio.get_running_loop()
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        process = self._context.Process(
-            target=self._main,
-            args=(self._birth(worker.index, theirs),),
-            name=f"fastlb-worker-{worker.index}",
-        )
         worker.started = time.monotonic()
-        # A Ctrl-C at the terminal goes to the whole group, and is the supervisor's to handle: the
-        # child is born with it blocked.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            process.start()
-        except OSError as error:
-            ours.close()
+            process, ours = self._begin(worker.index)
+        except OSError as error:  # out of descriptors, processes or memory: that may pass
             log.error("worker %d cannot be started: %s", worker.index, error)
             self._later(worker)
             return
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-            theirs.close()
         worker.process, worker.pipe, worker.pid = process, ours, process.pid or 0
-        worker.state = "starting"
+        worker.state, worker.killed = "starting", False
         worker.timer = loop.call_later(READY_WITHIN, self._late, worker)
         loop.add_reader(process.sentinel, self._ended, worker)
         loop.add_reader(ours.fileno(), self._read, worker)
+
+    def _begin(self, index: int) -> tuple[BaseProcess, socket.socket]:
+        """A started process and our end of its pipe. Raises OSError."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        # What a terminal sends to the whole group is the supervisor's to handle: the child is born
+        # with it blocked.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, FOR_THE_SUPERVISOR)
+        try:
+            process = self._context.Process(
+                target=self._main,
+                args=(self._birth(index, theirs),),
+                name=f"fastlb-worker-{index}",
+            )
+            process.start()
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            theirs.close()
+        return process, ours
 
     def _late(self, worker: Worker) -> None:
         worker.timer = None
@@ -211,32 +234,40 @@ class WorkerPool:
         process = worker.process
         if process is None or worker.pipe is None:
             return
+        pid, draining = worker.pid, worker.state == "draining"
+        code: int | None = None
         loop.remove_reader(process.sentinel)
-        self._read(worker)
-        loop.remove_reader(worker.pipe.fileno())
+        try:
+            self._read(worker)
+            loop.remove_reader(worker.pipe.fileno())
+            code = self._reap(worker, process)
+        finally:
+            # Whatever went wrong: the worker is gone, and one that is not replaced is missed.
+            worker.pipe.close()
+            _cancel(worker)
+            expected = worker.killed or (draining and code == 0)
+            worker.process, worker.pipe, worker.pid = None, None, 0
+            worker.state = "ended" if expected else "dead"
+            level = logging.INFO if expected else logging.ERROR
+            log.log(level, "worker %d (pid %d) %s", worker.index, pid, _ending(code))
+            try:
+                self._hooks.died(worker, pid)
+            finally:
+                if self._stopping:
+                    self._note_gone()
+                else:
+                    self._later(worker)
+
+    def _reap(self, worker: Worker, process: BaseProcess) -> int | None:
         process.join(REAP_WITHIN)
-        code, pid, draining = process.exitcode, worker.pid, worker.state == "draining"
+        code = process.exitcode
         if code is None:
+            pid = worker.pid
             log.error("worker %d (pid %d) closed all it had and did not end", worker.index, pid)
             process.kill()
             process.join()
-        worker.pipe.close()
         process.close()
-        _cancel(worker)
-        worker.process, worker.pipe, worker.pid, worker.state = None, None, 0, "dead"
-        expected = draining and code == 0
-        log.log(
-            logging.INFO if expected else logging.ERROR,
-            "worker %d (pid %d) %s",
-            worker.index,
-            pid,
-            _ending(code),
-        )
-        self._hooks.died(worker, pid)
-        if self._stopping:
-            self._note_gone()
-        else:
-            self._later(worker)
+        return code
 
     def _later(self, worker: Worker) -> None:
         """Replace a dead worker, the later the more often it died."""

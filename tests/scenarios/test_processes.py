@@ -20,6 +20,7 @@ import pytest
 from fastlb.child_process import ChildProcess
 from fastlb.control_plane.listen_sockets import ListenSockets, holders_of, place_of
 from fastlb.control_plane.run_dir import RunDir, run_dir_path
+from fastlb.control_plane.stop_signals import AGAIN_AFTER
 from fastlb.errors import FastlbError
 from fastlb.model.address import parse_address
 from fastlb.model.listener import FixedResponse, Listener
@@ -425,12 +426,16 @@ def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
         wait_until(lambda: sum(one["connections"] for one in instance.workers()), "it is accepted")
         began = time.monotonic()
         instance.process.send_signal(signal.SIGTERM)
-        wait_until(lambda: instance.status()["draining"], "it drains")
+        instance.process.send_signal(signal.SIGINT)  # the echo of a wrapper: counts as the same
+        wait_until(lambda: "SIGINT once more" in instance.log, "it heard the echo")
+        assert instance.status()["draining"]
         assert instance.process.alive
+        wait_until(lambda: time.monotonic() - began > AGAIN_AFTER, "a second one counts as such")
         instance.process.send_signal(signal.SIGINT)
         assert instance.process.wait(time.monotonic() + 10) == 0
         assert time.monotonic() - began < 5
         assert busy.receive() == 0
+        assert "the end was asked for at once: cut 0 requests on 1 connection" in instance.log
         busy.close()
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from fastlb.control_plane.stop_signals import AGAIN_AFTER
 from tests.support.fastlb import FastlbProcess
 from tests.support.load import LoadClient, LoadResult
 from tests.support.processes import wait_until
@@ -133,11 +134,12 @@ def test_a_second_signal_ends_at_once(run_root: Path) -> None:
             one.process.send_signal(signal.SIGTERM)
             wait_until(lambda: "SIGTERM: stopping" in one.log(), 5, "the stop has begun")
             with pytest.raises(subprocess.TimeoutExpired):
-                one.process.wait(0.3)
+                one.process.wait(AGAIN_AFTER)
             began = time.monotonic()
             one.stop()
             assert time.monotonic() - began < 2.0
             assert "SIGTERM again: ending at once" in one.log()
+            assert "cut 2 requests on 2 connections" in one.log()
         assert_gone(one)
 
 

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from fastlb.control_plane.listen_sockets import ListenSockets
+from fastlb.control_plane.orphans import find_orphans
 from fastlb.control_plane.run_dir import RunDir
-from fastlb.control_plane.takeover import find_orphans, take_over
+from fastlb.control_plane.takeover import take_over
 from fastlb.model.configuration import Configuration
 from fastlb.target_table import handover
 from fastlb.target_table.handover import HandoverError

@@ -83,6 +83,7 @@ class Fake:
     totals: Totals
     workers: tuple[Worker, ...] = (Worker(0, "running", os.getpid()), Worker(1))
     slots: tuple[int, ...] = (0, 0, 1)
+    hung: frozenset[int] = frozenset()
     draining: bool = False
     changes: list[None] = field(default_factory=list)
 
