@@ -150,7 +150,7 @@ class Worker:
                 "no takeover socket in %s: %s", self._start.run_dir, error.strerror or error
             )
             return None
-        answering = answer_takeover(server, self._start, lambda: self._orphaned, self._drain)
+        answering = answer_takeover(server, self._start, self._is_orphaned, self._drain)
         return server, self._loop.create_task(answering)
 
     def _end_handover(self, handover: tuple[socket.socket, asyncio.Task[None]]) -> None:
@@ -298,6 +298,11 @@ class Worker:
         if changed:
             self._follow_table()
 
+    def _is_orphaned(self) -> bool:
+        if not self._orphaned:
+            self._on_pipe()  # it may have died in this moment
+        return self._orphaned
+
     def _on_orphaned(self) -> None:
         self._orphaned = True
         self._loop.remove_reader(self._pipe.fileno())
@@ -312,9 +317,7 @@ class Worker:
 
     def _on_sigterm(self) -> None:
         """systemd and the like send it to every process at once: the supervisor alone decides then."""
-        if not self._orphaned:
-            self._on_pipe()  # it may have died in this moment
-        if not self._orphaned:
+        if not self._is_orphaned():
             log.info("SIGTERM is for the supervisor (pid %d); ignored", os.getppid())
             return
         self._drain(self._snapshot.config.drain_timeout if self._snapshot is not None else 0.0)
