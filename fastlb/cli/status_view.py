@@ -24,6 +24,7 @@ STYLES = {
     "unused": "dim",
     "running": "green",
     "starting": "yellow",
+    "ended": "dim",
     "dead": "bold red",
     "hung": "bold red",
 }

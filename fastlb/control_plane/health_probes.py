@@ -72,13 +72,11 @@ def plan_probe(target: Address, check: HealthCheck) -> ProbePlan:
             f"GET {check.path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: {USER_AGENT}\r\n"
             "Accept: */*\r\nConnection: close\r\n\r\n"
         ).encode("latin-1", "replace")
+    family = socket.AF_INET6 if ":" in at.host else socket.AF_INET
     if at.is_unix:
-        family, where = socket.AF_UNIX, str(at)
-    else:
-        family = socket.AF_INET6 if ":" in at.host else socket.AF_INET
-        where = f":{at.port}"
+        family = socket.AF_UNIX
     address = at.path or (at.host, at.port)
-    return ProbePlan(family, address, where, check.timeout, request, check.matcher)
+    return ProbePlan(family, address, str(at), check.timeout, request, check.matcher)
 
 
 def judge_answer(data: bytes, matcher: tuple[tuple[int, int], ...]) -> ProbeResult | None:

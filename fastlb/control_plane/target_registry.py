@@ -261,10 +261,10 @@ class TargetRegistry:
 
 
 def _said(transition: Transition) -> str:
-    """The line of a transition; of one that is no more than a suspicion, no states."""
-    if transition.old == transition.new and transition.was_suspect != transition.suspect:
-        return f"{'suspect' if transition.suspect else 'no longer suspect'}: {transition.reason}"
-    return str(transition)
+    """Its states where these change, else the suspicion that came or went."""
+    if transition.old != transition.new:
+        return f"{transition.old} -> {transition.new}: {transition.reason}"
+    return f"{'suspect' if transition.suspect else 'no longer suspect'}: {transition.reason}"
 
 
 def resolve(address: Address, group: str) -> Address:

@@ -299,7 +299,7 @@ def test_tcp_probes(make_target: MakeTarget, tmp_path: Path) -> None:
         assert (await probe(silent.address, TCP)).outcome == "passed"
         assert (await probe(unix.address, TCP)).outcome == "passed"
         refused = await probe(Address(host="127.0.0.1", port=port), TCP)
-        assert refused == ProbeResult("failed", f"connection refused on :{port}")
+        assert refused == ProbeResult("failed", f"connection refused on 127.0.0.1:{port}")
         missing = await probe(Address(path=str(gone)), TCP)
         assert missing == ProbeResult("failed", f"no socket file at unix:{gone}")
 
@@ -347,7 +347,7 @@ def test_the_first_round_tells_the_living_from_the_dead(make_target: MakeTarget)
             assert watch.changes == 1
             await until(lambda: watch.state(1) == watch.state(2) == "unhealthy", "both are out")
             assert watch.reason(1).startswith("answered 500, expected 200-399, ")
-            assert watch.reason(2).startswith(f"connection refused on :{dead.port}, ")
+            assert watch.reason(2).startswith(f"connection refused on 127.0.0.1:{dead.port}, ")
             assert "checks failed, last 0." in watch.reason(2)
 
     run(scenario())

@@ -349,3 +349,25 @@ def test_suspicion_always_leaves_somebody_who_answers(
         early = not sight.waiting or now - (sight.silent_since or 0) < stall_timeout * 0.74
         if early and sum(other.index == sight.index for other in seen) == 1:
             assert sight.index not in suspects
+
+
+def test_a_suspicion_is_said_without_states_and_each_way_to_unhealthy_is_a_warning(
+    changes: Changes, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "fastlb.health")
+    registry = web(changes)
+    make_healthy(registry)
+    caplog.clear()
+    see(registry, 0, Stalled(2.1, 8))
+    see(registry, 0, RequestFailed(1, "reset", "by peer"))
+    see(registry, 1, Stalled(2.1, 1))
+    see(registry, 1, StallOver("it answers again"))
+    said = [(one.levelname, one.message) for one in caplog.records if one.message[0] == "t"]
+    name = "target 127.0.0.1:900"
+    assert said[0] == (
+        "WARNING",
+        f"{name}1 of group web: suspect: no byte for 2.1 s while 8 requests wait",
+    )
+    assert said[1][0] == "WARNING"
+    assert "healthy -> unhealthy: cut the connection" in said[1][1]
+    assert said[-1] == ("INFO", f"{name}2 of group web: no longer suspect: it answers again")
