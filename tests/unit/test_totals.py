@@ -57,6 +57,10 @@ def test_totals_survive_deaths_and_what_was_held_does_not(counters: Counters) ->
         work(counters, 1, 1, requests=1)
         assert totals.head(Head.REQUESTS) == 5 * life + life
         assert totals.head(Head.CONNECTIONS) == 2
+        held = [counters.row(row)[block(row) + Cell.IN_FLIGHT] for row in (0, 1)]
+        assert [totals.in_flight([one, other], row) for row in (0, 1)] == held
+        assert totals.in_flight([one, other]) == sum(held) > 0
+        assert totals.in_flight([]) == 0
         totals.absorb(0, [one, other])
         assert totals.head(Head.REQUESTS) == 5 * life + life
         assert totals.head(Head.CONNECTIONS) == 1
