@@ -10,10 +10,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import lru_cache
 
 import httptools
 
+from fastlb.data_plane.connection_field import (
+    NO_OPTIONS,
+    connection_options,
+    named_fields,
+    without,
+)
 from fastlb.errors import RequestError
 from fastlb.model.address import Address
 
@@ -31,21 +36,11 @@ _FIELDS = re.compile(
 _HOST = re.compile(
     rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+(?:%25[A-Za-z0-9._~-]+)?\])(?::[0-9]{0,5})?"
 )
-_TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _DIGITS = re.compile(rb"[0-9]{1,18}")
 
 IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))
 """RFC 9110 §9.2.2, of the methods that this proxy passes (TRACE is refused)."""
 SAFE = frozenset((b"GET", b"HEAD", b"OPTIONS"))
-
-_HOP_BY_HOP = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"te", b"upgrade"))
-_NO_OPTIONS: frozenset[bytes] = frozenset()
-# Options of Connection never take these away: they frame or route the message.
-_KEPT = frozenset(
-    (b"host", b"content-length", b"transfer-encoding", b"content-type", b"authorization", b"cookie")
-)
-
-_KNOWN_OPTIONS = _HOP_BY_HOP | _KEPT | {b"close"}
 
 
 class RequestParserShell:
@@ -190,7 +185,7 @@ def _read_block(
     host: bytes | None = None
     length: bytes | None = None
     chunked = False
-    options = _NO_OPTIONS
+    options = NO_OPTIONS
     expect = upgrade = forwarded_for = trace = b""
     proto_kept = port_kept = proxy_connection = False
     kept: list[bytes] = []
@@ -213,7 +208,10 @@ def _read_block(
                 raise _bad("Transfer-Encoding is not exactly one chunked")
             chunked = True
         elif name == b"connection":
-            options |= _connection_options(value)
+            try:
+                options |= connection_options(value)
+            except ValueError as error:
+                raise _bad(str(error)) from None
         elif name == b"expect":
             if expect or value.lower() != b"100-continue":
                 raise _bad("an Expect that is not 100-continue", 417)
@@ -250,9 +248,9 @@ def _read_block(
         raise _bad("Content-Length with Transfer-Encoding")
     if chunked and not http_11:
         raise _bad("Transfer-Encoding in HTTP/1.0")
-    extra = options - _KNOWN_OPTIONS if options else options
+    extra = named_fields(options)
     if extra:
-        lines = _without(lines, extra)
+        lines = without(lines, extra)
         # These two are always there: what Connection takes away is put anew.
         proto_kept = proto_kept and b"x-forwarded-proto" not in extra
         port_kept = port_kept and b"x-forwarded-port" not in extra
@@ -289,24 +287,6 @@ def _read_block(
         memorable=keep_alive
         and http_11
         and not (size or chunked or upgrade or expect or proxy_connection),
-    )
-
-
-@lru_cache(256)
-def _connection_options(value: bytes) -> frozenset[bytes]:
-    """The options of a Connection field, in lower case. Raises RequestError."""
-    options = frozenset(option.strip(b" \t").lower() for option in value.split(b",")) - {b""}
-    if not all(map(_TOKEN.fullmatch, options)):
-        raise _bad("malformed Connection")
-    return options
-
-
-def _without(lines: bytes, names: frozenset[bytes]) -> bytes:
-    """`lines` less the fields that Connection names as hop-by-hop (RFC 9110 §7.6.1)."""
-    return b"".join(
-        line
-        for line in lines.splitlines(keepends=True)
-        if line.split(b":", 1)[0].lower() not in names
     )
 
 

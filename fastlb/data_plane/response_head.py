@@ -9,6 +9,12 @@ from dataclasses import dataclass
 
 import httptools
 
+from fastlb.data_plane.connection_field import (
+    NO_OPTIONS,
+    connection_options,
+    named_fields,
+    without,
+)
 from fastlb.errors import RequestError
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: [\t\x20-\x7e\x80-\xff]*)?\r\n")
@@ -16,11 +22,9 @@ _FIELDS = re.compile(
     rb"(?i)\n(?=[ctkpu])(connection|content-length|transfer-encoding|keep-alive|proxy-connection"
     rb"|upgrade):[ \t]*([^\r]*)"
 )
+_LENGTH = frozenset((b"content-length",))
 _DIGITS = re.compile(rb"[0-9]{1,18}")
-_TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _KEEP_ALIVE_TIMEOUT = re.compile(rb"(?i)(?:^|[,\s])timeout=([0-9]{1,6})")
-_HOP_BY_HOP = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"te", b"upgrade"))
-_KEPT = frozenset((b"content-length", b"transfer-encoding", b"content-type", b"set-cookie"))
 
 
 class ResponseParserShell:
@@ -122,7 +126,7 @@ class ResponseReader:
 def _read_block(head: bytes, at: int) -> ResponseBlock:
     length: int | None = None
     chunked = False
-    connection: list[bytes] = []
+    options = NO_OPTIONS
     timeout: float | None = None
     upgrade = rewritten = b""
     kept: list[bytes] = []
@@ -143,7 +147,10 @@ def _read_block(head: bytes, at: int) -> ResponseBlock:
                 raise _bad("Transfer-Encoding is not exactly one chunked")
             chunked = True
         elif name == b"connection":
-            connection += [option.strip(b" \t").lower() for option in value.split(b",")]
+            try:
+                options |= connection_options(value)
+            except ValueError as error:
+                raise _bad(str(error)) from None
         elif name == b"keep-alive":
             found = _KEEP_ALIVE_TIMEOUT.search(value)
             timeout = float(found[1]) if found else None
@@ -155,16 +162,9 @@ def _read_block(head: bytes, at: int) -> ResponseBlock:
         raise _bad("Content-Length with Transfer-Encoding")
     kept.append(head[copied:-2])
     lines = b"".join(kept)
-    named = {option for option in connection if option}
-    if not all(map(_TOKEN.fullmatch, named)):
-        raise _bad("malformed Connection")
-    extra = named - _HOP_BY_HOP - _KEPT - {b"close"}
+    extra = named_fields(options)
     if extra:
-        lines = b"".join(
-            line
-            for line in lines.splitlines(keepends=True)
-            if line.split(b":", 1)[0].lower() not in extra
-        )
+        lines = without(lines, extra)
     lines += rewritten
     raw = head[at:]
     return ResponseBlock(
@@ -173,15 +173,13 @@ def _read_block(head: bytes, at: int) -> ResponseBlock:
         unchanged=not rewritten and len(lines) + 2 == len(raw),
         length=length,
         chunked=chunked,
-        close=b"close" in named,
-        keep_alive=b"keep-alive" in named,
+        close=b"close" in options,
+        keep_alive=b"keep-alive" in options,
         keep_alive_timeout=timeout,
-        upgrade=upgrade if b"upgrade" in named else b"",
+        upgrade=upgrade if b"upgrade" in options else b"",
     )
 
 
 def without_length(lines: bytes) -> bytes:
     """`lines` less Content-Length, which a 204 or 1xx must not carry (RFC 9110 §8.6)."""
-    return b"".join(
-        line for line in lines.splitlines(keepends=True) if line[:15].lower() != b"content-length:"
-    )
+    return without(lines, _LENGTH)

@@ -1,8 +1,8 @@
 """How many requests may be on a second try at once. Pure but for the callbacks.
 
-A failing target must not double the load on the others: 20 % of the active requests, at least 3, may be
-retries (Envoy's budget). A retry over the budget waits for its turn; it is not failed, since a client
-that waits some milliseconds is better served than one that gets a 502.
+A failing target must not double the load on the others: 20 % of the active requests, at least 3, may hold
+a place (Envoy's budget); the owner says when a place is free again. A retry over the budget waits for its
+turn; it is not failed, since a client that waits a little is better served than one that gets a 502.
 """
 
 from __future__ import annotations
