@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fastlb.model.auto_scaling import AutoScalingGroup
 from fastlb.model.listener import Listener
 from fastlb.model.settings import setting
 from fastlb.model.target_group import TargetGroup
@@ -15,6 +16,7 @@ class Configuration:
 
     listeners: tuple[Listener, ...] = ()
     target_groups: tuple[TargetGroup, ...] = ()
+    auto_scaling_groups: tuple[AutoScalingGroup, ...] = ()
     name: str = setting(
         "default",
         "text",

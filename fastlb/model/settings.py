@@ -11,10 +11,25 @@ from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, Literal
 
 Kind = Literal[
-    "text", "count", "bytes", "duration", "switch", "choice", "ranges", "networks", "path"
+    "text",
+    "texts",
+    "count",
+    "number",
+    "bytes",
+    "duration",
+    "switch",
+    "choice",
+    "choices",
+    "ranges",
+    "percents",
+    "networks",
+    "path",
+    "environment",
 ]
 """How a value is written: `duration` is seconds in the model and `500ms`, `2s`, `1m` in a file;
-`bytes` is a number in the model and `64KiB` in a file; `ranges` are inclusive pairs, `200-399,404`."""
+`bytes` is a number in the model and `64KiB` in a file; `ranges` are inclusive pairs, `200-399,404`;
+`number` may have a fraction; `percents` is a list of growing whole numbers up to 100; `environment`
+is a table of texts in a file and pairs in the model."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,12 +31,26 @@ class Target:
     backup: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """How Workers hold requests while no target can take them, since one is being started:
+    `seconds` at the longest, `requests` of each Worker at the most. A target of such a group gets
+    nothing before its first passed check, also not by failing open."""
+
+    seconds: float
+    requests: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TargetGroup:
     """Targets that answer alike, and how requests reach them; durations in seconds."""
 
     name: str
     targets: tuple[Target, ...] = ()
+    auto_scaling_group: str | None = None
+    """Whose Instances are targets too, beside `targets`."""
+    hold: Hold | None = None
+    """Set by the control plane for a group with an AutoScalingGroup, never by a user."""
     health_check: HealthCheck = field(default_factory=HealthCheck)
     algorithm: Algorithm = setting(
         "least_outstanding_requests",

@@ -94,10 +94,17 @@ class Relieve:
     slot: int
 
 
-Message = TableChanged | Drain | Stop | Ready | Evidence | Relieve
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """From a worker: it holds requests for this target group, none of whose targets can take them."""
+
+    group: str
+
+
+Message = TableChanged | Drain | Stop | Ready | Evidence | Relieve | Wanted
 
 _KINDS: dict[str, type[Any]] = {
-    cls.__name__: cls for cls in (TableChanged, Drain, Stop, Ready, Evidence, Relieve)
+    cls.__name__: cls for cls in (TableChanged, Drain, Stop, Ready, Evidence, Relieve, Wanted)
 }
 
 
