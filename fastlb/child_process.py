@@ -13,10 +13,21 @@ import select
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import IO
 
 Stream = int | IO[bytes] | None
+
+
+@dataclass(frozen=True, slots=True)
+class UserIds:
+    """As whom a child runs: its user, its group and all of its groups. Changing them needs root."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
 
 
 class ChildProcess:
@@ -37,7 +48,11 @@ class ChildProcess:
         stderr: Stream = None,
         own_group: bool = False,
         pass_fds: Sequence[int] = (),
+        user: UserIds | None = None,
+        before_exec: Callable[[], None] | None = None,
     ) -> None:
+        """`before_exec` runs in the forked child, and must do nothing but system calls: the child has
+        this process's memory and one of its threads."""
         self._process = subprocess.Popen(
             command,
             env=env,
@@ -47,6 +62,10 @@ class ChildProcess:
             stderr=stderr,
             process_group=0 if own_group else None,
             pass_fds=pass_fds,
+            user=None if user is None else user.uid,
+            group=None if user is None else user.gid,
+            extra_groups=None if user is None else user.groups,
+            preexec_fn=before_exec,
         )
         self._own_group = own_group
         self.command = tuple(command)
@@ -116,6 +135,16 @@ class ChildProcess:
         self._process.wait()
         os.close(self._pidfd)
         self._pidfd = -1
+
+
+def start_time(pid: int) -> int | None:
+    """When a process began, in the kernel's ticks since boot; None where it is gone, or dead and not
+    reaped. With the pid it names one process for good, while a pid alone comes round again."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if fields[0] in (b"Z", b"X") else int(fields[19])
 
 
 async def wait_for_pidfd(pidfd: int, deadline: float | None = None) -> bool:

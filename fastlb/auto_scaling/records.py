@@ -1,0 +1,143 @@
+"""What a supervisor that takes over must know, kept as files in the run-time folder.
+
+    i-<id>.json         one an Instance: pid, start time, address, life cycle state
+    i-<id>/             its folder, 0700 of its user: the unix socket is in it
+    i-<id>.log, .read   what it printed (see `output`)
+    group-<name>.json   one a group: desired capacity, launch templates, what is suspended, a refresh
+
+Written whole and renamed into place, so that a supervisor that is killed leaves the old or the new
+file and never a half. The folder is open to the instance's owner alone; templates hold secrets.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from fastlb.model.auto_scaling import LaunchTemplate
+from fastlb.model.plain import from_plain, to_plain
+
+log = logging.getLogger("fastlb.scaling")
+
+LifeCycle = Literal["pending", "in_service", "standby", "terminating", "terminated"]
+SOCKET = "app.sock"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstanceRecord:
+    """One Instance. Times are CLOCK_MONOTONIC, which all processes of a boot share."""
+
+    id: str
+    group: str
+    version: int
+    state: LifeCycle
+    address: str
+    pid: int = 0
+    """0 between the decision to launch and the process: whoever adopts looks for its mark then."""
+    started: int = 0
+    """The process's start time in ticks since boot."""
+    launched_at: float = 0.0
+    in_service_at: float | None = None
+    protected: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupRecord:
+    """What a group knows beside its Instances and its configuration."""
+
+    desired: int
+    version: int
+    """Of the launch template in force."""
+    configured: int
+    """Of the one that the configuration names; another one where a refresh was rolled back."""
+    newest: int
+    templates: dict[int, LaunchTemplate]
+    suspended: tuple[str, ...] = ()
+    refresh: dict[str, Any] | None = None
+
+
+class Records:
+    """The files of all groups of one instance of fastlb."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    # -- instances
+
+    def instances(self) -> list[InstanceRecord]:
+        """All that are recorded; one that cannot be read is reported and left out."""
+        found = []
+        for path in sorted(self.folder.glob("i-*.json")):
+            try:
+                raw = json.loads(path.read_text())
+                names = {item.name for item in fields(InstanceRecord)}
+                found.append(InstanceRecord(**{key: raw[key] for key in raw if key in names}))
+            except (OSError, ValueError, TypeError) as error:
+                log.error("the record %s of an instance cannot be read: %s", path, error)
+        return found
+
+    def save(self, record: InstanceRecord) -> None:
+        plain = {item.name: getattr(record, item.name) for item in fields(record)}
+        self._write(f"{record.id}.json", plain)
+
+    def forget(self, id: str) -> None:
+        """Remove everything of an Instance that is gone."""
+        (self.folder / f"{id}.json").unlink(missing_ok=True)
+        shutil.rmtree(self.folder / id, ignore_errors=True)
+
+    def socket_folder(self, id: str) -> Path:
+        return self.folder / id
+
+    def spool(self, id: str) -> Path:
+        """Where the Instance's output goes first."""
+        return self.folder / f"{id}.log"
+
+    # -- groups
+
+    def group(self, name: str) -> GroupRecord | None:
+        path = self.folder / f"group-{name}.json"
+        try:
+            raw = json.loads(path.read_text())
+            templates = {
+                int(number): from_plain(LaunchTemplate, plain)
+                for number, plain in raw.pop("templates").items()
+            }
+            suspended = tuple(raw.pop("suspended"))
+            return GroupRecord(**raw, templates=templates, suspended=suspended)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            log.error("the record %s of a group cannot be read, it begins anew: %s", path, error)
+            return None
+
+    def save_group(self, name: str, record: GroupRecord) -> None:
+        plain = {item.name: getattr(record, item.name) for item in fields(record)}
+        plain["templates"] = {
+            str(number): to_plain(template) for number, template in record.templates.items()
+        }
+        self._write(f"group-{name}.json", plain)
+
+    def forget_groups(self) -> None:
+        """After a clean stop: the next start begins with what is configured."""
+        for path in self.folder.glob("group-*.json"):
+            path.unlink(missing_ok=True)
+
+    def _write(self, name: str, plain: dict[str, Any]) -> None:
+        """Raises nothing: a full disk must not end a supervisor, and is said in the log."""
+        temporary = self.folder / f".{name}.new"
+        try:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+            with os.fdopen(os.open(temporary, flags, 0o600), "w") as file:
+                json.dump(plain, file)
+            os.replace(temporary, self.folder / name)
+        except OSError as error:
+            log.error(
+                "%s cannot be written, a takeover would not know of it: %s",
+                self.folder / name,
+                error.strerror or error,
+            )
