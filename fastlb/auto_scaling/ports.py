@@ -1,19 +1,22 @@
 """Where an Instance listens: a free port to give away, is it listening yet, and is it really it?
 
 A port is chosen by us and bound by the app, so that somebody else may be quicker: whose socket it is
-is asked of the kernel before anything is sent there. Knows no process but by its pid.
+is asked of the kernel before anything is sent there.
 """
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import random
 import re
 import socket
+import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 
+from fastlb.auto_scaling.process import InstanceProcess
 from fastlb.child_process import start_time
 from fastlb.errors import FastlbError
 from fastlb.model.address import Address
@@ -67,6 +70,23 @@ def listens(address: Address) -> bool:
             return code in (0, errno.EAGAIN, errno.EINPROGRESS)
     except OSError:
         return False
+
+
+async def until_it_listens(address: Address, process: InstanceProcess | None) -> None:
+    """Raises FastlbError where the port has come to be somebody else's."""
+    began = time.monotonic()
+    while not listens(address):
+        waited = time.monotonic() - began
+        # A new app is looked after closely: each look is one refused connect, some 10 µs.
+        await asyncio.sleep(0.005 if waited < 2 else 0.02 if waited < 10 else 0.1)
+    if address.is_unix or process is None:
+        return
+    stranger = stranger_at(address.port, process.started, process.owns)
+    if stranger is not None:
+        raise FastlbError(
+            f"another process (pid {stranger}) listens on port {address.port}, which was free when "
+            "it was given to this instance"
+        )
 
 
 def stranger_at(port: int, started: int, ours: Callable[[int], bool]) -> int | None:

@@ -115,6 +115,8 @@ class InstanceProcess:
 
     async def end(self, stop_signal: signal.Signals, kill_at: float) -> bool:
         """Ask the group to end, kill what is left of it at `kill_at`; whether nobody had to be killed."""
+        if self._pidfd < 0:
+            return True
         self.send_signal(stop_signal)
         in_time = await self.wait(kill_at)
         while in_time and self._others():

@@ -136,6 +136,11 @@ class HealthMonitor:
             self._forget_probe(watched)
             self._reschedule(watched)
 
+    def see_new(self) -> None:
+        """A target was registered: probe it now, and not with the next tick."""
+        if self._tick_timer is not None and self._membership != self._registry.membership:
+            self._follow_registry()
+
     # -- the schedule
 
     def _follow_registry(self) -> None:

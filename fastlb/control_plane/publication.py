@@ -39,6 +39,11 @@ class Publication:
         self._pending: asyncio.Handle | None = None
         self._last = 0.0
 
+    @property
+    def next_generation(self) -> int:
+        """Of the table that will say what holds now, if it is not what the current one says."""
+        return self._writer.generation + (0 if self._begun and self._pending is None else 1)
+
     def begin(self) -> None:
         """Publish for the first time, now. Raises FastlbError where that cannot be."""
         self._begun = True

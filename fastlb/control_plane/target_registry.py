@@ -22,11 +22,26 @@ from fastlb.target_table.layout import TargetEntry
 
 log = logging.getLogger("fastlb.health")
 
+SHARE_STEPS = 16
+"""Weights are whole numbers: a share of one is told to a sixteenth."""
+
 
 class RegisteredTarget:
     """One target of one group, under its column index of the counters."""
 
-    __slots__ = ("_entry", "address", "draining", "group", "health", "index", "target", "used")
+    __slots__ = (
+        "_entry",
+        "address",
+        "changed",
+        "draining",
+        "group",
+        "health",
+        "index",
+        "scale",
+        "share",
+        "target",
+        "used",
+    )
 
     def __init__(
         self,
@@ -44,6 +59,12 @@ class RegisteredTarget:
         self.health = health
         self.used = used
         self.draining = False
+        self.share = 1.0
+        """Of what its weight would give it: less in a slow start."""
+        self.scale = 1
+        """What the weights of its group are multiplied by, so that a share of one is a whole number."""
+        self.changed: Callable[[], None] = _nobody_asks
+        """Called after each change of its health."""
         self._entry: TargetEntry | None = None
 
     @property
@@ -69,13 +90,17 @@ class RegisteredTarget:
                 self.index,
                 self.group.name,
                 str(self.address),
-                self.target.weight,
+                self._weight(),
                 self.target.backup,
                 self.state,
                 self.health.suspect,
                 self.health.epoch,
             )
         return self._entry
+
+    def _weight(self) -> int:
+        whole = self.target.weight * self.scale
+        return max(round(whole * self.share), 1) if whole else 0
 
     def touch(self) -> None:
         """The entry is to be made anew."""
@@ -91,6 +116,14 @@ class RegisteredTarget:
 
     def __str__(self) -> str:
         return f"target {self.address} of group {self.group.name}"
+
+
+def _nobody_asks() -> None:
+    pass
+
+
+def _tell_nobody(kind: str, subject: str, what: str, cause: str) -> None:
+    pass
 
 
 class TargetRegistry:
@@ -116,6 +149,8 @@ class TargetRegistry:
         self._failing_open: set[str] = set()
         self.membership = 0
         """Grows whenever a target comes, drains or goes."""
+        self.told: Callable[[str, str, str, str], None] = _tell_nobody
+        """Told of each decision: its kind, whom it is about, what, and why."""
         for group in self._groups.values():
             for target in group.targets:
                 self._add(group, target)
@@ -144,9 +179,28 @@ class TargetRegistry:
     def register(self, group: str, target: Target) -> RegisteredTarget:
         """Add a target; it gets requests after its first passed check."""
         added = self._add(self._groups[group], target)
+        self._rescale(group)
         log.info("%s registered", added)
+        self.told("routing", str(added.address), "registered", f"in group {group}")
         self._changed()
         return added
+
+    def set_share(self, index: int, share: float) -> None:
+        """Give the target `share` (over 0, up to 1) of what its weight would get."""
+        target = self._targets[index]
+        target.share = share
+        target.touch()
+        self._rescale(target.group.name)
+        self._changed()
+
+    def _rescale(self, group: str) -> None:
+        """All weights of a group in sixteenths while one of its targets has less than its share."""
+        members = self._members[group].values()
+        scale = SHARE_STEPS if any(one.share < 1 for one in members) else 1
+        for one in members:
+            if one.scale != scale:
+                one.scale = scale
+                one.touch()
 
     def drain(self, index: int) -> None:
         """Send no new requests to the target; those that it has go on."""
@@ -155,6 +209,7 @@ class TargetRegistry:
             return
         self._set_draining(target)
         log.info("%s is draining", target)
+        self.told("routing", str(target.address), "draining", f"in group {target.group.name}")
         self._note_fail_open(target.group.name, was_eligible=True)
         self._changed()
 
@@ -168,7 +223,9 @@ class TargetRegistry:
             del self._at[target.group.name, target.address]
         self._unreleased.add(index)
         self.membership += 1
+        self._rescale(target.group.name)
         log.info("%s deregistered", target)
+        self.told("routing", str(target.address), "deregistered", f"of group {target.group.name}")
         self._note_fail_open(target.group.name, was_eligible=True)
         self._changed()
 
@@ -206,8 +263,10 @@ class TargetRegistry:
         worse = failed or (eligible and not target.eligible)
         level = logging.WARNING if worse else logging.INFO
         log.log(level, "%s: %s", target, _said(transition))
+        self.told("health", str(target.address), *_states_and_reason(transition))
         self._note_fail_open(target.group.name, was_eligible=eligible)
         self._changed()
+        target.changed()
         return transition
 
     def _add(self, group: TargetGroup, target: Target) -> RegisteredTarget:
@@ -249,6 +308,7 @@ class TargetRegistry:
             if group in self._failing_open:
                 self._failing_open.discard(group)
                 log.warning("group %s has a healthy target again: no longer failing open", group)
+                self.told("routing", group, "no longer failing open", "a target is healthy again")
             return
         if group in self._failing_open:
             return
@@ -258,13 +318,18 @@ class TargetRegistry:
             who = f"all {len(active)} targets" if len(active) > 1 else "the only target"
             are = "are" if len(active) > 1 else "is"
             log.warning("%s of group %s %s unhealthy: failing open", who, group, are)
+            self.told("routing", group, "failing open", f"{who} {are} unhealthy")
 
 
 def _said(transition: Transition) -> str:
+    return ": ".join(_states_and_reason(transition))
+
+
+def _states_and_reason(transition: Transition) -> tuple[str, str]:
     """Its states where these change, else the suspicion that came or went."""
     if transition.old != transition.new:
-        return f"{transition.old} -> {transition.new}: {transition.reason}"
-    return f"{'suspect' if transition.suspect else 'no longer suspect'}: {transition.reason}"
+        return f"{transition.old} -> {transition.new}", transition.reason
+    return "suspect" if transition.suspect else "no longer suspect", transition.reason
 
 
 def resolve(address: Address, group: str) -> Address:

@@ -295,16 +295,16 @@ class TargetHealth:
     def describe(self, now: float) -> str:
         """Why the target is in its state, in one line."""
         if self.suspect_since is not None:
-            return f"{self._bad}, suspect for {_span(now - self.suspect_since)}"
+            return f"{self._bad}, suspect for {span_of(now - self.suspect_since)}"
         if self.ejected_at is not None and not self.checks:
             left = self.ejected_until - now
-            then = f", back in {_span(left)}" if not self.check.enabled else ""
-            return f"{self._bad} {_span(now - self.ejected_at)} ago, ejected{then}"
+            then = f", back in {span_of(left)}" if not self.check.enabled else ""
+            return f"{self._bad} {span_of(now - self.ejected_at)} ago, ejected{then}"
         if not self.check.enabled:
             return "not checked"
         if self.checked_at is None:
             return self._bad or "not checked yet"
-        last = f"last {_span(now - self.checked_at)} ago"
+        last = f"last {span_of(now - self.checked_at)} ago"
         if self._unclear:
             return f"{self._unclear}, {last}"
         if self.fails:
@@ -323,7 +323,8 @@ def ejection_time(before: int) -> float:
     return min(0.5 * 2.0 ** (min(before, 10) - 1), LONGEST_EJECTION) if before else 0.0
 
 
-def _span(seconds: float) -> str:
+def span_of(seconds: float) -> str:
+    """A time as a person says it, in its largest unit."""
     seconds = max(seconds, 0.0)
     if seconds < 10:
         return f"{seconds:.1f} s"

@@ -1,0 +1,249 @@
+"""What an operator says to the groups: each answered at once with what it will do, or why not.
+
+Turns requests of the control socket, plain values, into calls of `group` and plain values back. A
+request that makes no sense raises ValueError with a sentence.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from fastlb.auto_scaling.group import Group
+from fastlb.auto_scaling.group_status import is_steady, what_it_does
+from fastlb.auto_scaling.instance import Instance
+from fastlb.history import History
+from fastlb.model.auto_scaling import SUSPENDABLE
+
+LONGEST_WAIT = 20.0
+"""Seconds that one request may wait; whoever wants to wait longer asks again."""
+
+Request = Mapping[str, Any]
+Answer = dict[str, Any]
+
+
+class Commands:
+    """The commands by their names."""
+
+    def __init__(
+        self, groups: Mapping[str, Group], activities: History, decisions: History
+    ) -> None:
+        self._groups = groups
+        self._activities = activities
+        self._decisions = decisions
+        self.by_name: dict[str, Callable[[Request], Any]] = {
+            "scale": self.scale,
+            "refresh": self.refresh,
+            "suspend": self.suspend,
+            "resume": self.resume,
+            "protect": self.protect,
+            "standby": self.standby,
+            "return": self.bring_back,
+            "terminate": self.terminate,
+            "activity": self.activity,
+            "why": self.why,
+            "settled": self.settled,
+        }
+
+    # -- groups
+
+    def scale(self, request: Request) -> Answer:
+        group = self._group(request)
+        desired = request.get("desired")
+        if not isinstance(desired, int) or isinstance(desired, bool):
+            raise ValueError(f"expected a number of instances, got {desired!r}")
+        least, most = group.bounds.least, group.bounds.most
+        if not least <= desired <= most:
+            raise ValueError(
+                f"group {group.name} has from {least} to {most} instances (min and max), "
+                f"got {desired}"
+            )
+        before = group.desired
+        if desired == before:
+            return {"said": f"group {group.name} has {desired} desired already"}
+        group.set_desired(desired, "asked for by `fastlb scale`")
+        return {"said": f"group {group.name}: desired capacity {before} -> {desired}"}
+
+    def refresh(self, request: Request) -> Answer:
+        group = self._group(request)
+        run = group.refresh
+        action = request.get("action", "start")
+        if action == "start":
+            if run is not None:
+                raise ValueError(
+                    f"group {group.name}: {run.entry.what} is under way ({run.refresh.phase}); "
+                    f"wait for it, or: fastlb refresh {group.name} --cancel"
+                )
+            templates = group.templates
+            if templates.configured != templates.version:
+                why = f"asked for; v{templates.configured} is configured"
+            else:
+                why = "asked for by `fastlb refresh`"
+            living = len(group.fleet.in_state("pending", "in_service"))
+            group.begin_refresh(templates.version, templates.configured, why)
+            return {
+                "said": f"group {group.name}: {living} instances are replaced by new ones of "
+                f"template v{templates.configured}"
+            }
+        if run is None:
+            raise ValueError(f"group {group.name}: no refresh is under way")
+        if action == "cancel":
+            group.end_refresh("cancelled")
+            return {
+                "said": f"group {group.name}: the refresh is cancelled; what was replaced stays so, "
+                f"and launches use v{group.templates.version}"
+            }
+        if action == "rollback":
+            if run.refresh.source == run.refresh.target:
+                raise ValueError(
+                    f"group {group.name}: old and new are of the same template v"
+                    f"{run.refresh.target}: there is nothing to go back to"
+                )
+            if run.refresh.phase == "going_back":
+                raise ValueError(f"group {group.name}: it is being rolled back already")
+            group.roll_back("asked for by `fastlb refresh --rollback`")
+            return {"said": f"group {group.name}: back to template v{group.templates.version}"}
+        raise ValueError(f"expected start, cancel or rollback, got {action!r}")
+
+    def suspend(self, request: Request) -> Answer:
+        return self._suspend(request, suspend=True)
+
+    def resume(self, request: Request) -> Answer:
+        return self._suspend(request, suspend=False)
+
+    def _suspend(self, request: Request, *, suspend: bool) -> Answer:
+        group = self._group(request)
+        given = request.get("process")
+        if given is None and not suspend:
+            processes = list(SUSPENDABLE)
+        elif given in SUSPENDABLE:
+            processes = [str(given)]
+        else:
+            raise ValueError(f"expected one of {', '.join(SUSPENDABLE)}, got {given!r}")
+        for process in processes:
+            group.suspend(process, suspend=suspend)
+        left = ", ".join(sorted(group.suspended)) or "nothing"
+        return {"said": f"group {group.name}: suspended is {left}"}
+
+    # -- instances
+
+    def protect(self, request: Request) -> Answer:
+        group, one = self._instance(request)
+        on = request.get("on", True)
+        if not isinstance(on, bool):
+            raise ValueError(f"expected true or false, got {on!r}")
+        group.protect(one, on)
+        what = "is protected from scale-in" if on else "is protected no more"
+        return {"said": f"instance {one.id} {what}"}
+
+    def standby(self, request: Request) -> Answer:
+        group, one = self._instance(request)
+        replace = bool(request.get("replace", False))
+        if one.state != "in_service":
+            raise ValueError(f"instance {one.id} is {one.state}; only one in service can stand by")
+        if not replace and group.desired - 1 < group.bounds.least:
+            raise ValueError(
+                f"group {group.name} would fall under its least of {group.bounds.least}: with "
+                "--replace another one is launched in its place"
+            )
+        group.stand_by(one, replace=replace)
+        return {
+            "said": f"instance {one.id} is drained and kept running; desired capacity is "
+            f"{group.desired}"
+        }
+
+    def bring_back(self, request: Request) -> Answer:
+        group, one = self._instance(request)
+        if one.state != "standby":
+            raise ValueError(f"instance {one.id} is {one.state}, not in standby")
+        if group.desired + 1 > group.bounds.most:
+            raise ValueError(
+                f"group {group.name} would come over its most of {group.bounds.most}: "
+                f"fastlb scale {group.name} {group.desired - 1} first, or terminate {one.id}"
+            )
+        group.bring_back(one)
+        return {
+            "said": f"instance {one.id} is checked and returns; desired capacity is {group.desired}"
+        }
+
+    def terminate(self, request: Request) -> Answer:
+        group, one = self._instance(request)
+        decrement = bool(request.get("decrement", False))
+        if one.state == "terminating":
+            raise ValueError(f"instance {one.id} is terminating already")
+        if decrement and group.desired - 1 < group.bounds.least:
+            raise ValueError(
+                f"group {group.name} would fall under its least of {group.bounds.least}: "
+                "leave --decrement out, and another one is launched in its place"
+            )
+        said = group.terminate(one, decrement=decrement)
+        return {"said": said}
+
+    # -- looking
+
+    async def activity(self, request: Request) -> Answer:
+        group = request.get("group")
+        name = self._group(request).name if group is not None else None
+        return await self._entries(self._activities, request, name)
+
+    async def why(self, request: Request) -> Answer:
+        return await self._entries(self._decisions, request, None)
+
+    async def _entries(self, history: History, request: Request, subject: str | None) -> Answer:
+        after = _number(request, "after", 0)
+        seconds = min(_number(request, "wait", 0), LONGEST_WAIT)
+        found = history.after(int(after), subject)
+        if not found and seconds:
+            await history.wait(seconds)
+            found = history.after(int(after), subject)
+        return {"entries": [one.plain() for one in found]}
+
+    async def settled(self, request: Request) -> Answer:
+        """Wait until a group is what it should be; what it still does, if it does."""
+        group = self._group(request)
+        seconds = min(_number(request, "wait", 0), LONGEST_WAIT)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        while not is_steady(group) and loop.time() < deadline:
+            await group.activities.wait(min(deadline - loop.time(), 0.25))
+        return {"settled": is_steady(group), "doing": what_it_does(group)}
+
+    # -- who is meant
+
+    def _group(self, request: Request) -> Group:
+        name = request.get("group")
+        if name is None and len(self._groups) == 1:
+            return next(iter(self._groups.values()))
+        group = self._groups.get(name) if isinstance(name, str) else None
+        if group is None:
+            raise ValueError(f"there is no auto scaling group {name!r}{_known(self._groups, name)}")
+        return group
+
+    def _instance(self, request: Request) -> tuple[Group, Instance]:
+        id = request.get("instance")
+        ids = []
+        for group in self._groups.values():
+            for one in group.fleet:
+                if one.id == id:
+                    return group, one
+                ids.append(one.id)
+        raise ValueError(f"there is no instance {id!r}{_known(ids, id)}")
+
+
+def _number(request: Request, name: str, default: float) -> float:
+    value = request.get(name, default)
+    if not isinstance(value, int | float) or isinstance(value, bool) or value < 0:
+        raise ValueError(f"{name}: expected a number, got {value!r}")
+    return value
+
+
+def _known(names: Iterable[str], given: object) -> str:
+    listed = list(names)
+    if not listed:
+        return ": there is none"
+    near = difflib.get_close_matches(str(given), listed, n=1, cutoff=0.6)
+    if near:
+        return f'; did you mean "{near[0]}"?'
+    return f"; there are {', '.join(listed[:20])}"

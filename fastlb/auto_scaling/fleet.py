@@ -1,0 +1,517 @@
+"""The Instances of one group and how each lives: launched, checked, in service, drained, ended.
+
+Leads every single life; how many there should be and whose turn it is decides `group`. Knows no
+policy and no metric.
+
+    pending ──► in_service ◄──► standby
+       │            │              │
+       └────────► terminating ◄────┘ ──► (forgotten)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from fastlb.auto_scaling.instance import (
+    Instance,
+    address_of,
+    choose_address,
+    command_of,
+    environment_of,
+    last_words,
+    make_socket_folder,
+    new_id,
+    not_found_hint,
+    open_output,
+)
+from fastlb.auto_scaling.ports import until_it_listens
+from fastlb.auto_scaling.process import InstanceProcess, marked
+from fastlb.auto_scaling.records import InstanceRecord, Records
+from fastlb.auto_scaling.targets import RegisteredTarget, Registrar
+from fastlb.child_process import start_time
+from fastlb.errors import FastlbError
+from fastlb.history import History
+from fastlb.model.auto_scaling import AutoScalingGroup, LaunchTemplate
+from fastlb.model.target_health import span_of
+
+log = logging.getLogger("fastlb.scaling")
+
+FORGOTTEN_WITHIN = 1.0
+"""For all workers to see that a target is gone; a hung one would take for ever."""
+SETTLE_LOOK = 0.02
+LEAST_SHARE = 1 / 16
+
+
+@dataclass(frozen=True, slots=True)
+class FleetHooks:
+    """What the fleet reports to its group."""
+
+    changed: Callable[[], None]
+    """Somebody's state changed: look anew at what to do."""
+    launched: Callable[[Instance], None]
+    """A launch came into service."""
+    failed: Callable[[int, float | None], None]
+    """A launch of this template version did not come into service (None), or an instance of it died
+    after so many seconds in service."""
+    leaving: Callable[[Instance], None]
+    """Its target is about to be deregistered: its counts are to be had for the last time."""
+
+
+class Fleet:
+    """All living Instances of a group, by their ids."""
+
+    def __init__(
+        self,
+        target_group: str,
+        registrar: Registrar,
+        records: Records,
+        history: History,
+        hooks: FleetHooks,
+    ) -> None:
+        self._target_group = target_group
+        self._registrar = registrar
+        self._records = records
+        self._history = history
+        self._hooks = hooks
+        self._instances: dict[str, Instance] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stopping = False
+
+    def __iter__(self) -> Iterator[Instance]:
+        return iter(tuple(self._instances.values()))
+
+    def __len__(self) -> int:
+        return len(self._instances)
+
+    def get(self, id: str) -> Instance | None:
+        return self._instances.get(id)
+
+    def in_state(self, *states: str) -> list[Instance]:
+        return [one for one in self._instances.values() if one.state in states]
+
+    # -- up
+
+    def launch(
+        self, settings: AutoScalingGroup, version: int, template: LaunchTemplate, cause: str
+    ) -> None:
+        """Start one Instance; whether it comes into service is reported to the hooks."""
+        if self._stopping:
+            return
+        id = new_id()
+        taken = {one.address.port for one in self._instances.values()}
+        folder = self._records.socket_folder(id)
+        entry = self._history.add(
+            "activity", settings.name, f"launch {id}", cause, {"version": version}
+        )
+        try:
+            address = choose_address(template, folder, taken)
+            if address.is_unix:
+                make_socket_folder(folder, template.user)
+            output = open_output(self._records.spool(id), id, template)
+        except (OSError, FastlbError) as error:
+            self._records.forget(id)
+            self._history.end(entry, f"failed: {error}")
+            log.error("an instance of group %s cannot be launched: %s", settings.name, error)
+            self._hooks.failed(version, None)
+            return
+        now = time.monotonic()
+        instance = Instance(id, settings.name, version, template, address, output, now)
+        instance.entry = entry
+        instance.protected = settings.protect_new
+        self._instances[id] = instance
+        # Before the process is there: a supervisor that is killed in between leaves a record by which
+        # the next one finds it.
+        self._records.save(instance.record())
+        try:
+            self._start_process(instance)
+        except (OSError, FastlbError) as error:
+            why = not_found_hint(error, template) if isinstance(error, OSError) else str(error)
+            self._launch_failed(instance, f"could not be started: {why}")
+            return
+        self._records.save(instance.record())
+        log.info(
+            "%s launched: pid %d, template v%d, %s: %s",
+            instance,
+            instance.pid,
+            version,
+            address,
+            cause,
+        )
+        self._watch(instance)
+        self._lead(instance, self._come_up(instance, settings.health_check_grace))
+
+    def _start_process(self, instance: Instance) -> None:
+        template, id, address = instance.template, instance.id, instance.address
+        output = instance.output.open_for_child()
+        try:
+            instance.process = InstanceProcess.start(
+                template,
+                command_of(template, id, address),
+                environment_of(template, id, address, os.environ),
+                output,
+                id,
+            )
+        finally:
+            os.close(output)
+
+    async def _come_up(self, instance: Instance, grace: float) -> None:
+        """From the start of the process to service, or to the end of the grace."""
+        deadline = instance.launched_at + grace
+        try:
+            async with asyncio.timeout(max(deadline - time.monotonic(), 0)):
+                await until_it_listens(instance.address, instance.process)
+                await self._until_it_is_healthy(instance)
+        except TimeoutError:
+            await self._give_up(instance, grace)
+            return
+        except FastlbError as error:
+            await self._give_up_for(instance, str(error))
+            return
+        if instance.state != "pending":
+            return
+        instance.state = "in_service"
+        instance.in_service_at = time.monotonic()
+        took = instance.in_service_at - instance.launched_at
+        self._records.save(instance.record())
+        log.info("%s (pid %d) is in service after %.2f s", instance, instance.pid, took)
+        self._end_entry(instance, f"in service after {took:.2f} s")
+        self._hooks.launched(instance)
+        self._hooks.changed()
+
+    async def _until_it_is_healthy(self, instance: Instance) -> None:
+        self._register(instance)
+        while not self._is_healthy(instance):
+            instance.health_changed.clear()
+            await instance.health_changed.wait()
+
+    def _register(self, instance: Instance) -> None:
+        """Raises FastlbError where the table has no room."""
+        if instance.target is None:
+
+            def changed() -> None:
+                instance.health_changed.set()
+                self._hooks.changed()
+
+            instance.target = self._registrar.register(
+                self._target_group, instance.address, changed
+            )
+
+    @staticmethod
+    def _is_healthy(instance: Instance) -> bool:
+        return instance.target is not None and instance.target.sight().state == "healthy"
+
+    async def _give_up(self, instance: Instance, grace: float) -> None:
+        if instance.target is None:
+            placeholder = "{socket}" if instance.address.is_unix else "{port} or $PORT"
+            why = f"did not listen on {instance.address} within {grace:g} s (is {placeholder} used?)"
+        else:
+            why = f"passed no health check within {grace:g} s: {instance.target.sight().reason}"
+        await self._give_up_for(instance, why)
+
+    async def _give_up_for(self, instance: Instance, why: str) -> None:
+        """A launch that comes to nothing: killed and reported."""
+        if instance.state != "pending":
+            return
+        instance.state = "terminating"
+        if instance.process is not None:
+            instance.process.kill()
+            await instance.process.wait()
+        self._launch_failed(instance, why)
+
+    def _launch_failed(self, instance: Instance, why: str = "") -> None:
+        """Without a reason the process ended by itself."""
+        self._drop(instance)
+        if not why:
+            assert instance.process is not None
+            why = f"{_how_it_ended(instance.process)} before it was in service"
+        said = last_words(instance.output.last_lines)
+        self._end_entry(instance, f"failed: {why}{said}")
+        log.error("%s %s%s", instance, why, said)
+        self._hooks.failed(instance.version, None)
+        self._hooks.changed()
+
+    # -- death
+
+    def _watch(self, instance: Instance) -> None:
+        self._keep(self._see_its_end(instance))
+
+    async def _see_its_end(self, instance: Instance) -> None:
+        """Wait for the process by its own pid, and see what its end means."""
+        process = instance.process
+        assert process is not None
+        await process.wait()
+        if instance.state == "terminating" or self._instances.get(instance.id) is not instance:
+            return  # it was asked to
+        was, instance.state = instance.state, "terminating"
+        if instance.life is not None:
+            instance.life.cancel()
+        if instance.target is not None and was == "in_service":
+            # Before its files are read: whoever sends a request meanwhile is turned away at once.
+            self._hooks.leaving(instance)
+            instance.target.deregister()
+            instance.target = None
+        if was == "pending":
+            self._launch_failed(instance)
+            return
+        self._drop(instance)
+        lived = time.monotonic() - (instance.in_service_at or time.monotonic())
+        why = f"{_how_it_ended(process)} after {span_of(lived)} in service"
+        said = last_words(instance.output.last_lines)
+        self._history.add("activity", instance.group, f"lost {instance.id}", why, outcome=said)
+        log.error("%s (pid %d) %s%s", instance, process.pid, why, said)
+        self._hooks.failed(instance.version, lived)
+        self._hooks.changed()
+
+    # -- down
+
+    def end(self, instance: Instance, cause: str, drain_timeout: float) -> None:
+        """Take it out of service and stop it: unpublished, drained, signalled, killed at last."""
+        if instance.state == "terminating":
+            return
+        if instance.entry is not None:
+            self._end_entry(instance, f"given up: {cause}")
+        instance.state = "terminating"
+        self._records.save(instance.record())
+        instance.entry = self._history.add(
+            "activity", instance.group, f"terminate {instance.id}", cause
+        )
+        log.info("%s (pid %d) is taken out of service: %s", instance, instance.pid, cause)
+        self._lead(instance, self._end(instance, drain_timeout))
+        self._hooks.changed()
+
+    async def _end(self, instance: Instance, drain_timeout: float) -> None:
+        began = time.monotonic()
+        cut = await self._unpublish(instance, drain_timeout)
+        drained = time.monotonic() - began
+        in_time = await self._stop_process(instance)
+        took = time.monotonic() - began - drained
+        self._drop(instance)
+        outcome = f"drained in {drained:.2f} s, stopped in {took:.2f} s"
+        if cut:
+            outcome += f"; {cut} still in flight at the drain timeout of {drain_timeout:g} s"
+        if not in_time:
+            outcome += f"; killed at the stop timeout of {instance.template.stop_timeout:g} s"
+        self._end_entry(instance, outcome)
+        log.info("%s has ended: %s", instance, outcome)
+        self._hooks.changed()
+
+    async def _unpublish(self, instance: Instance, drain_timeout: float) -> int:
+        """Drain and deregister its target; how many requests were left at the time-out."""
+        target = instance.target
+        if target is None:
+            return 0
+        target.drain()
+        deadline = time.monotonic() + drain_timeout
+        while not target.settled and time.monotonic() < deadline:
+            await asyncio.sleep(SETTLE_LOOK)
+        cut = 0 if target.settled else target.counts().in_flight
+        await self._deregister(instance, target)
+        return cut
+
+    async def _deregister(self, instance: Instance, target: RegisteredTarget) -> None:
+        self._hooks.leaving(instance)
+        target.deregister()
+        instance.target = None
+        deadline = time.monotonic() + FORGOTTEN_WITHIN
+        while not target.forgotten and time.monotonic() < deadline:
+            await asyncio.sleep(SETTLE_LOOK)
+
+    async def _stop_process(self, instance: Instance) -> bool:
+        """Whether it ended before its stop timeout."""
+        if instance.process is None:
+            return True
+        kill_at = time.monotonic() + instance.template.stop_timeout
+        return await instance.process.end(instance.stop_signal, kill_at)
+
+    def _drop(self, instance: Instance) -> None:
+        """It has ended: nothing is left of it but its last lines."""
+        if instance.target is not None:
+            self._hooks.leaving(instance)
+            instance.target.deregister()
+            instance.target = None
+        if instance.process is not None:
+            instance.process.clear()
+        instance.output.finish()
+        instance.output.close(remove=True)
+        self._instances.pop(instance.id, None)
+        self._records.forget(instance.id)
+        instance.state = "terminated"
+
+    # -- standby
+
+    def stand_by(self, instance: Instance, drain_timeout: float) -> None:
+        """Out of service, and kept running."""
+        instance.state = "standby"
+        instance.in_service_at = None
+        self._records.save(instance.record())
+        instance.entry = self._history.add(
+            "activity", instance.group, f"standby {instance.id}", "asked for"
+        )
+        log.info("%s goes to standby", instance)
+        self._lead(instance, self._stand_by(instance, drain_timeout))
+        self._hooks.changed()
+
+    async def _stand_by(self, instance: Instance, drain_timeout: float) -> None:
+        cut = await self._unpublish(instance, drain_timeout)
+        self._end_entry(instance, f"in standby; {cut} still in flight" if cut else "in standby")
+
+    def bring_back(self, instance: Instance, grace: float) -> None:
+        """From standby to service, through a health check."""
+        life = instance.life
+        instance.state = "pending"
+        instance.launched_at = time.monotonic()
+        self._records.save(instance.record())
+        instance.entry = self._history.add(
+            "activity", instance.group, f"return {instance.id}", "asked for"
+        )
+
+        async def back() -> None:
+            if life is not None:
+                await asyncio.wait({life})  # it may still be draining
+            await self._come_up(instance, grace)
+
+        self._lead(instance, back(), cancel=False)
+        self._hooks.changed()
+
+    # -- slow start
+
+    def begin_slow_start(self, instance: Instance, seconds: float) -> None:
+        instance.slow_start = seconds
+        instance.share = LEAST_SHARE
+        if instance.target is not None:
+            instance.target.set_share(LEAST_SHARE)
+
+    def advance_slow_starts(self, now: float) -> None:
+        """Let the shares of new Instances grow, in sixteenths: each step is a publication."""
+        for one in self._instances.values():
+            if not one.slow_start or one.in_service_at is None or one.target is None:
+                continue
+            grown = min((now - one.in_service_at) / one.slow_start, 1.0)
+            share = max(int(grown * 16) / 16, LEAST_SHARE)
+            if share >= 1:
+                one.slow_start = 0.0
+            if share != one.share:
+                one.share = share
+                one.target.set_share(share)
+
+    # -- a supervisor before us, and one after us
+
+    def adopt(self, record: InstanceRecord, template: LaunchTemplate) -> Instance | None:
+        """Take up an Instance of a supervisor that died; None where it is dead."""
+        process = None
+        if record.pid:
+            process = InstanceProcess.adopt(record.pid, record.started, record.id)
+        else:  # the supervisor died between the decision and the record of the pid
+            for pid in marked(record.id):
+                started = start_time(pid)
+                if started is not None and os.getpgid(pid) == pid:
+                    process = InstanceProcess.adopt(pid, started, record.id)
+                    break
+        try:
+            address = address_of(record)
+        except ValueError as error:
+            log.error("the record of instance %s is wrong: %s", record.id, error)
+            return None
+        if process is None:
+            return None
+        output = open_output(self._records.spool(record.id), record.id, template)
+        instance = Instance(
+            record.id, record.group, record.version, template, address, output, record.launched_at
+        )
+        instance.process = process
+        instance.state = record.state
+        instance.in_service_at = record.in_service_at
+        instance.protected = record.protected
+        self._instances[record.id] = instance
+        if record.state == "in_service":
+            self._register(instance)
+        log.warning("%s (pid %d) is adopted: %s", instance, process.pid, record.state)
+        return instance
+
+    def resume(self, instance: Instance, settings: AutoScalingGroup) -> None:
+        """Lead an adopted Instance on from where it was."""
+        self._watch(instance)
+        self._records.save(instance.record())
+        if instance.state == "pending":
+            self._lead(instance, self._come_up(instance, settings.health_check_grace))
+        elif instance.state == "terminating":
+            self._lead(instance, self._end(instance, settings.drain_timeout))
+
+    async def stop(self) -> list[str]:
+        """End all Instances at once, each with its stop signal and stop timeout; nobody sends them
+        requests any more. The ids of those that had to be killed."""
+        self._stopping = True
+        instances = list(self._instances.values())
+        for one in instances:
+            one.state = "terminating"
+            if one.life is not None:
+                one.life.cancel()
+        ended = await asyncio.gather(*(self._stop_process(one) for one in instances))
+        for one in instances:
+            if one.id in self._instances:
+                self._drop(one)
+        await self._end_tasks()
+        return [one.id for one, in_time in zip(instances, ended, strict=True) if not in_time]
+
+    async def kill(self) -> None:
+        """The end where nobody waits any longer."""
+        self._stopping = True
+        for one in self._instances.values():
+            one.state = "terminating"
+            if one.process is not None:
+                one.process.kill()
+        for one in list(self._instances.values()):
+            if one.process is not None:
+                await one.process.wait()
+            self._drop(one)
+        await self._end_tasks()
+
+    async def _end_tasks(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(set(self._tasks))
+
+    def save_all(self) -> None:
+        """The run-time folder was made anew."""
+        for one in self._instances.values():
+            self._records.save(one.record())
+
+    # -- tasks
+
+    def _lead(
+        self, instance: Instance, life: Coroutine[Any, Any, None], *, cancel: bool = True
+    ) -> None:
+        """Let `life` lead the Instance, and whatever did before no more."""
+        if cancel and instance.life is not None:
+            instance.life.cancel()
+        instance.life = self._keep(life)
+
+    def _keep(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("an instance is left to itself by a mistake", exc_info=task.exception())
+
+    def _end_entry(self, instance: Instance, outcome: str) -> None:
+        entry, instance.entry = instance.entry, None
+        if entry is not None:
+            self._history.end(entry, outcome)
+
+
+def _how_it_ended(process: InstanceProcess) -> str:
+    """Once it is reaped."""
+    if process.returncode == 0:
+        return f"{process.ending} (an instance must stay in the foreground)"
+    return process.ending

@@ -1,0 +1,122 @@
+"""What `fastlb status` shows of a group, as plain values. Reads everything and changes nothing."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from fastlb.auto_scaling.group import Group
+from fastlb.auto_scaling.instance import Instance
+from fastlb.model.auto_scaling import Scheduled
+
+
+def status_of(group: Group) -> dict[str, Any]:
+    now = time.monotonic()
+    by_state = {
+        state: len(group.fleet.in_state(state))
+        for state in ("pending", "in_service", "standby", "terminating")
+    }
+    run = group.refresh
+    return {
+        "name": group.name,
+        "target_group": group.target_group,
+        "min": group.bounds.least,
+        "max": group.bounds.most,
+        "desired": group.desired,
+        "in_service": by_state["in_service"],
+        "pending": by_state["pending"],
+        "standby": by_state["standby"],
+        "draining": by_state["terminating"],
+        "steady": is_steady(group),
+        "doing": what_it_does(group),
+        "version": group.templates.version,
+        "configured_version": group.templates.configured,
+        "quarantined": group.governor.quarantined(group.templates.version),
+        "suspended": sorted(group.suspended),
+        "blocked": group.blocked,
+        "refused": group.refused,
+        "cause": group.cause,
+        "metrics": _metrics(group),
+        "last_decision": group.decision.reason if group.decision is not None else "",
+        "refresh": None
+        if run is None
+        else {
+            "what": run.entry.what,
+            "phase": run.refresh.phase,
+            "from": run.refresh.source,
+            "to": run.refresh.target,
+            "instances": len(run.refresh.old),
+            "left": sum(group.fleet.get(id) is not None for id in run.refresh.old),
+            "judgement": run.verdict.reason if run.verdict is not None else "",
+        },
+        "instances": [
+            _instance(one, now)
+            for one in sorted(group.fleet, key=lambda one: (one.launched_at, one.id))
+        ],
+    }
+
+
+def _metrics(group: Group) -> list[dict[str, Any]]:
+    """Of each policy by a metric: the last value beside what it is held against."""
+    shown = []
+    for policy in group.settings.policies:
+        if isinstance(policy, Scheduled):
+            continue
+        bound = getattr(policy, "target", None)
+        if bound is None:
+            bound = getattr(policy, "threshold", None)
+        shown.append(
+            {
+                "metric": policy.metric,
+                "value": group.measures.latest(policy.metric),
+                "target": bound,
+                "policy": type(policy).__name__,
+            }
+        )
+    return shown
+
+
+def _instance(one: Instance, now: float) -> dict[str, Any]:
+    sight = one.target.sight() if one.target is not None else None
+    return {
+        "id": one.id,
+        "pid": one.pid,
+        "state": one.state,
+        "health": sight.state if sight is not None else "",
+        "reason": one.doomed or (sight.reason if sight is not None else ""),
+        "address": str(one.address),
+        "age_s": now - one.launched_at,
+        "version": one.version,
+        "cpu_percent": one.cpu,
+        "rss_bytes": one.rss,
+        "in_flight": one.target.counts().in_flight if one.target is not None else 0,
+        "requests_a_minute": one.requests_a_minute,
+        "protected": one.protected,
+        "share": one.share,
+    }
+
+
+def is_steady(group: Group) -> bool:
+    """Whether it is what it should be, and nobody comes or goes."""
+    return (
+        group.refresh is None
+        and len(group.fleet.in_state("in_service")) == group.desired
+        and not group.fleet.in_state("pending", "terminating")
+    )
+
+
+def what_it_does(group: Group) -> str:
+    """What keeps it from being steady, in one line."""
+    parts = []
+    if group.refresh is not None:
+        parts.append(f"{group.refresh.entry.what} ({group.refresh.refresh.phase})")
+    for state, verb in (("pending", "starting"), ("terminating", "ending")):
+        count = len(group.fleet.in_state(state))
+        if count:
+            parts.append(f"{count} {verb}")
+    missing = group.desired - len(group.fleet.in_state("in_service"))
+    if missing > 0 and not parts:
+        parts.append(f"{missing} missing")
+    if group.blocked:
+        parts.append(group.blocked)
+    return "; ".join(parts)

@@ -1,0 +1,158 @@
+"""All auto scaling groups of an instance of fastlb: made, adopted, ticked, asked, ended together.
+
+The seam between the supervisor and `auto_scaling`: knows both, and decides nothing of either.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fastlb.auto_scaling.commands import Commands
+from fastlb.auto_scaling.group import Group
+from fastlb.auto_scaling.group_status import status_of
+from fastlb.auto_scaling.headroom import Headroom
+from fastlb.auto_scaling.instance import last_words
+from fastlb.auto_scaling.process import kill_marked, marked
+from fastlb.auto_scaling.records import InstanceRecord, Records
+from fastlb.control_plane.group_targets import GroupTargets, Parts
+from fastlb.history import History
+from fastlb.model.configuration import Configuration
+from fastlb.model.target_group import Hold, TargetGroup
+
+log = logging.getLogger("fastlb.scaling")
+
+TICK = 0.1
+
+
+class Scaling:
+    """The groups by their names."""
+
+    def __init__(self, configuration: Configuration, folder: Path, parts: Parts) -> None:
+        self.activities = History()
+        self.decisions = History()
+        self._records = Records(folder)
+        self._targets = GroupTargets(parts)
+        self._ticking: asyncio.TimerHandle | None = None
+        self._by_target_group: dict[str, Group] = {}
+        self.groups: dict[str, Group] = {}
+        headroom = Headroom()
+        places = {
+            one.auto_scaling_group: one.name
+            for one in configuration.target_groups
+            if one.auto_scaling_group is not None
+        }
+        for settings in configuration.auto_scaling_groups:
+            place = places.get(settings.name)
+            if place is None:
+                continue  # no target group uses it, as `fastlb check` warns
+            group = Group(
+                settings,
+                place,
+                self._targets,
+                self._records,
+                self.activities,
+                self.decisions,
+                headroom,
+            )
+            self.groups[settings.name] = group
+            self._by_target_group[place] = group
+        self.commands = Commands(self.groups, self.activities, self.decisions)
+
+    def adopt(self) -> None:
+        """Take up the Instances of a supervisor that died; end those that nobody wants any more."""
+        wanted: dict[str, list[InstanceRecord]] = {name: [] for name in self.groups}
+        for record in self._records.instances():
+            if record.group in wanted:
+                wanted[record.group].append(record)
+                continue
+            pids = kill_marked(record.id)
+            log.warning(
+                "instance %s of group %s, which is configured no more, was killed: pids %s",
+                record.id,
+                record.group,
+                pids or "none left",
+            )
+            self._records.forget(record.id)
+        for name, records in wanted.items():
+            self.groups[name].adopt(records)
+
+    def start(self) -> None:
+        """Begin to act, and to tick."""
+        for group in self.groups.values():
+            group.start()
+        self._tick()
+
+    def wanted(self, target_group: str) -> None:
+        """A worker holds requests for this target group."""
+        group = self._by_target_group.get(target_group)
+        if group is not None:
+            group.wake()
+
+    def status(self) -> list[dict[str, Any]]:
+        return [status_of(group) for group in self.groups.values()]
+
+    def told(self, kind: str, subject: str, what: str, cause: str) -> None:
+        """A decision of the target registry, for the history."""
+        self.decisions.add("health" if kind == "health" else "routing", subject, what, cause)
+
+    def reload(self, configuration: Configuration) -> list[str]:
+        """Take over the changed settings of the groups that are there; what changed."""
+        said = []
+        for settings in configuration.auto_scaling_groups:
+            group = self.groups.get(settings.name)
+            if group is not None and settings != group.settings:
+                changed = group.reload(settings)
+                said.append(f"auto_scaling_groups.{settings.name}: {', '.join(changed)}")
+        return said
+
+    def save_all(self) -> None:
+        """The run-time folder was made anew."""
+        for group in self.groups.values():
+            group.save_all()
+
+    async def stop(self) -> None:
+        """End every Instance, at its own stop timeout at the latest."""
+        self._end_ticking()
+        await asyncio.gather(*(group.stop() for group in self.groups.values()))
+        self._records.forget_groups()
+
+    async def kill(self) -> None:
+        """The same, at once. Does nothing where `stop` has ended them."""
+        self._end_ticking()
+        for group in self.groups.values():
+            await group.kill()
+        self._records.forget_groups()
+
+    def _tick(self) -> None:
+        self._ticking = asyncio.get_running_loop().call_later(TICK, self._tick)
+        for group in self.groups.values():
+            group.tick()
+        self._targets.release_retired()
+
+    def _end_ticking(self) -> None:
+        if self._ticking is not None:
+            self._ticking.cancel()
+            self._ticking = None
+
+
+def with_holds(configuration: Configuration) -> Configuration:
+    """The configuration as workers get it: how to hold requests, and nothing of launch templates."""
+    groups = {one.name: one for one in configuration.auto_scaling_groups}
+
+    def held(target_group: TargetGroup) -> TargetGroup:
+        name = target_group.auto_scaling_group
+        settings = groups.get(name) if name is not None else None
+        if settings is None:
+            return target_group
+        return replace(target_group, hold=Hold(settings.hold_timeout, settings.hold_requests))
+
+    return replace(
+        configuration,
+        target_groups=tuple(held(one) for one in configuration.target_groups),
+        auto_scaling_groups=(),
+    )
