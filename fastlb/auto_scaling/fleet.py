@@ -209,7 +209,9 @@ class Fleet:
     async def _give_up(self, instance: Instance, grace: float) -> None:
         if instance.target is None:
             placeholder = "{socket}" if instance.address.is_unix else "{port} or $PORT"
-            why = f"did not listen on {instance.address} within {grace:g} s (is {placeholder} used?)"
+            why = (
+                f"did not listen on {instance.address} within {grace:g} s (is {placeholder} used?)"
+            )
         else:
             why = f"passed no health check within {grace:g} s: {instance.target.sight().reason}"
         await self._give_up_for(instance, why)
@@ -308,9 +310,8 @@ class Fleet:
             return 0
         target.drain()
         deadline = time.monotonic() + drain_timeout
-        while not target.settled and time.monotonic() < deadline:
-            await asyncio.sleep(SETTLE_LOOK)
-        cut = 0 if target.settled else target.counts().in_flight
+        settled = await _until(lambda: target.settled, deadline)
+        cut = 0 if settled else target.counts().in_flight
         await self._deregister(instance, target)
         return cut
 
@@ -318,9 +319,7 @@ class Fleet:
         self._hooks.leaving(instance)
         target.deregister()
         instance.target = None
-        deadline = time.monotonic() + FORGOTTEN_WITHIN
-        while not target.forgotten and time.monotonic() < deadline:
-            await asyncio.sleep(SETTLE_LOOK)
+        await _until(lambda: target.forgotten, time.monotonic() + FORGOTTEN_WITHIN)
 
     async def _stop_process(self, instance: Instance) -> bool:
         """Whether it ended before its stop timeout."""
@@ -508,6 +507,14 @@ class Fleet:
         entry, instance.entry = instance.entry, None
         if entry is not None:
             self._history.end(entry, outcome)
+
+
+async def _until(true: Callable[[], bool], deadline: float) -> bool:
+    """Whether it came true before `deadline` (`time.monotonic()`). Looks again and again, because
+    what workers write to shared memory wakes nobody."""
+    while not (came := true()) and time.monotonic() < deadline:  # noqa: ASYNC110
+        await asyncio.sleep(SETTLE_LOOK)
+    return came
 
 
 def _how_it_ended(process: InstanceProcess) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -27,7 +26,7 @@ from fastlb.auto_scaling.refresh_run import RefreshRun
 from fastlb.auto_scaling.scaling_policy import Capacity, Decision, decide
 from fastlb.auto_scaling.targets import Registrar
 from fastlb.auto_scaling.templates import Templates
-from fastlb.auto_scaling.usage import CpuMeter
+from fastlb.auto_scaling.usage import CpuMeter, usage_of_trees
 from fastlb.history import History
 from fastlb.model.auto_scaling import AutoScalingGroup
 from fastlb.model.target_health import span_of
@@ -158,10 +157,10 @@ class Group:
         now = time.monotonic()
         for one in self.fleet:
             one.output.read()
-            if one.in_service_at is not None and not one.outlived:
-                if now - one.in_service_at >= LONG_LIFE:
-                    one.outlived = True
-                    self.governor.lived(one.version, now)
+            since = one.in_service_at
+            if since is not None and not one.outlived and now - since >= LONG_LIFE:
+                one.outlived = True
+                self.governor.lived(one.version, now)
         if not self._begun:
             return
         self.fleet.advance_slow_starts(now)
@@ -299,7 +298,9 @@ class Group:
         bad, good = run.refresh.target, run.refresh.source
         verdict = run.verdict.inputs if run.verdict is not None else {}
         self.end_refresh(f"rolled back: {reason}")
-        self.decisions.add("scaling", self.name, f"roll back from v{bad} to v{good}", reason, verdict)
+        self.decisions.add(
+            "scaling", self.name, f"roll back from v{bad} to v{good}", reason, verdict
+        )
         log.error("group %s: v%d is rolled back to v%d: %s", self.name, bad, good, reason)
         self.begin_refresh(bad, good, reason, reason)
 
@@ -398,9 +399,9 @@ class Group:
             doomed = f"instance refresh to v{self.templates.version}"
             harmful = going_back
         lifetime = one.template.max_lifetime
-        if not doomed and lifetime is not None and not one.protected:
-            if in_service and now - one.launched_at >= lifetime:
-                doomed = f"older than max_lifetime of {span_of(lifetime)}"
+        aged = in_service and lifetime is not None and now - one.launched_at >= lifetime
+        if not doomed and aged and not one.protected:
+            doomed = f"older than max_lifetime of {span_of(lifetime or 0)}"
         return Member(
             id=one.id,
             version=one.version,
@@ -473,7 +474,8 @@ class Group:
     # -- metrics and policies
 
     def _measure(self, now: float) -> None:
-        usages = self._meter.look(now, [one.pid for one in self.fleet if one.pid])
+        pids = [one.pid for one in self.fleet if one.pid]
+        usages = self._meter.look(usage_of_trees(pids), now)
         self.headroom.look(now)
         self.measures.datapoint(self.fleet, usages, lambda one: self._warmed(one, now), now)
         for one in self.fleet:
@@ -520,7 +522,10 @@ class Group:
 
     def _say(self, decision: Decision, refused: str) -> None:
         """Put into the history what is not the same as last time."""
-        tale = (refused.partition(":")[0], *[(one.policy, one.direction) for one in decision.proposals])
+        tale = (
+            refused.partition(":")[0],
+            *[(one.policy, one.direction) for one in decision.proposals],
+        )
         if tale == self._said_decision and decision.desired == self.desired:
             return
         self._said_decision = tale
@@ -591,8 +596,10 @@ class Group:
             if other is not one and not other.slow_start
         ]
         # AWS: nobody slows down alone, nor do those that were all started together.
-        if others and self.settings.slow_start and one.launched_at > min(
-            other.in_service_at or 0.0 for other in others
+        if (
+            others
+            and self.settings.slow_start
+            and one.launched_at > min(other.in_service_at or 0.0 for other in others)
         ):
             self.fleet.begin_slow_start(one, self.settings.slow_start)
 

@@ -27,8 +27,8 @@ class RefreshRun:
         self._percentile = percentile
         self._base: dict[str, Figures] = {}
         """Of old ones, as it began."""
-        self._left_old = Figures.nothing()
-        self._left_new = Figures.nothing()
+        self._left_old = Figures()
+        self._left_new = Figures()
 
     def begin(self, instances: Iterable[Instance]) -> None:
         """From now on it counts what the old ones do."""

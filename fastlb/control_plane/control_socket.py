@@ -1,4 +1,4 @@
-"""The socket in the run-time folder at which `fastlb status` asks.
+"""The socket in the run-time folder at which `fastlb status` and the other commands ask.
 
 One JSON line in, one JSON line out, then the connection ends. Knows the commands by their names
 only; what they answer is handed in.
@@ -7,11 +7,12 @@ only; what they answer is handed in.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import logging
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,13 @@ log = logging.getLogger("fastlb.control")
 
 LINE_BYTES = 64 * 1024
 REQUEST_SECONDS = 5.0
+"""Time to say what is wanted, and to take the answer."""
+ANSWER_SECONDS = 30.0
+"""Time that a command may take which waits for something."""
 
-Command = Callable[[Mapping[str, Any]], Mapping[str, Any]]
-"""From the request to the answer; a ValueError's text is the answer's `error`."""
+Answer = Mapping[str, Any]
+Command = Callable[[Mapping[str, Any]], Answer | Awaitable[Answer]]
+"""From the request to the answer, at once or later; a ValueError's text is the answer's `error`."""
 
 
 class ControlSocket:
@@ -65,7 +70,10 @@ class ControlSocket:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             async with asyncio.timeout(REQUEST_SECONDS):
-                answer = self._answer(await reader.readline())
+                line = await reader.readline()
+            async with asyncio.timeout(ANSWER_SECONDS):
+                answer = await self._answer(line)
+            async with asyncio.timeout(REQUEST_SECONDS):
                 writer.write(json.dumps(answer).encode() + b"\n")
                 await writer.drain()
         except ValueError:
@@ -75,7 +83,7 @@ class ControlSocket:
         finally:
             writer.close()
 
-    def _answer(self, line: bytes) -> Mapping[str, Any]:
+    async def _answer(self, line: bytes) -> Answer:
         try:
             request = json.loads(line)
         except (ValueError, RecursionError):
@@ -86,6 +94,7 @@ class ControlSocket:
             known = ", ".join(sorted(self._commands))
             return {"error": f"expected a command (one of {known}), got {name!r}"}
         try:
-            return command(request)
+            answer = command(request)
+            return await answer if inspect.isawaitable(answer) else answer
         except ValueError as error:
             return {"error": str(error)}

@@ -74,6 +74,11 @@ class Orphans:
         self._living = {orphan.pid: orphan for orphan in found}
         self._ending: dict[int, asyncio.Task[None]] = {}
 
+    @property
+    def living(self) -> bool:
+        """Whether any of them still serves, as far as is known."""
+        return bool(self._living)
+
     async def look_round(self) -> None:
         """Take up those that have come up since the last look."""
         known = self._ours() | self._living.keys()

@@ -82,6 +82,21 @@ class RunDir:
         os.close(self._lock)
         self._lock = lock
 
+    def let_pass(self, user: str, uid: int) -> None:
+        """Let other users pass through to the folder that one of them has in this one; they can list
+        and open nothing else. Raises FastlbError where a folder above bars the way."""
+        base, ours = _base()
+        for path in (self.path, base) if ours else (self.path,):
+            if path.stat().st_uid == os.geteuid():
+                path.chmod(0o711)
+        for path in (self.path, *self.path.parents):
+            status = path.stat()
+            if not status.st_mode & 0o001 and status.st_uid != uid:
+                raise FastlbError(
+                    f'user "{user}" cannot pass through {path} to the socket of its instance: '
+                    f"run `chmod o+x {path}`, or set FASTLB_RUN_DIR to a folder that all may pass"
+                )
+
     @property
     def control_socket(self) -> Path:
         return self.path / CONTROL
@@ -125,7 +140,7 @@ def _own_folder(path: Path) -> None:
             f"the run-time folder {path} belongs to user {status.st_uid}, not to "
             f"{os.geteuid()}: it is not used; set FASTLB_RUN_DIR to a folder of your own"
         )
-    if status.st_mode & 0o077:
+    if status.st_mode & 0o066:  # others may pass through to what is theirs, and no more
         raise FastlbError(
             f"the run-time folder {path} is open to others (mode {status.st_mode & 0o777:o}): "
             f"run `chmod 700 {path}` if you trust what is in it, else remove it"

@@ -7,20 +7,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+import os
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from fastlb.auto_scaling.commands import Commands
 from fastlb.auto_scaling.group import Group
 from fastlb.auto_scaling.group_status import status_of
 from fastlb.auto_scaling.headroom import Headroom
-from fastlb.auto_scaling.instance import last_words
-from fastlb.auto_scaling.process import kill_marked, marked
+from fastlb.auto_scaling.process import ids_of, kill_marked
 from fastlb.auto_scaling.records import InstanceRecord, Records
 from fastlb.control_plane.group_targets import GroupTargets, Parts
+from fastlb.control_plane.run_dir import RunDir
 from fastlb.history import History
+from fastlb.model.auto_scaling import AutoScalingGroup
 from fastlb.model.configuration import Configuration
 from fastlb.model.target_group import Hold, TargetGroup
 
@@ -30,12 +30,13 @@ TICK = 0.1
 
 
 class Scaling:
-    """The groups by their names."""
+    """The groups by their names. Raises FastlbError for a user of a launch template that cannot be."""
 
-    def __init__(self, configuration: Configuration, folder: Path, parts: Parts) -> None:
+    def __init__(self, configuration: Configuration, run_dir: RunDir, parts: Parts) -> None:
         self.activities = History()
         self.decisions = History()
-        self._records = Records(folder)
+        self._run_dir = run_dir
+        self._records = Records(run_dir.path)
         self._targets = GroupTargets(parts)
         self._ticking: asyncio.TimerHandle | None = None
         self._by_target_group: dict[str, Group] = {}
@@ -50,6 +51,7 @@ class Scaling:
             place = places.get(settings.name)
             if place is None:
                 continue  # no target group uses it, as `fastlb check` warns
+            self._make_way(settings)
             group = Group(
                 settings,
                 place,
@@ -62,6 +64,14 @@ class Scaling:
             self.groups[settings.name] = group
             self._by_target_group[place] = group
         self.commands = Commands(self.groups, self.activities, self.decisions)
+
+    def _make_way(self, settings: AutoScalingGroup) -> None:
+        """Let the user of a launch template come to its sockets."""
+        user = settings.launch_template.user
+        if user is not None:
+            ids = ids_of(user)
+            if ids.uid != os.geteuid():
+                self._run_dir.let_pass(user, ids.uid)
 
     def adopt(self) -> None:
         """Take up the Instances of a supervisor that died; end those that nobody wants any more."""
@@ -106,6 +116,7 @@ class Scaling:
         for settings in configuration.auto_scaling_groups:
             group = self.groups.get(settings.name)
             if group is not None and settings != group.settings:
+                self._make_way(settings)
                 changed = group.reload(settings)
                 said.append(f"auto_scaling_groups.{settings.name}: {', '.join(changed)}")
         return said

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import psutil
 
 import fastlb
+from fastlb.control_plane.scaling import Scaling
 from fastlb.control_plane.target_registry import RegisteredTarget, TargetRegistry
 from fastlb.control_plane.totals import Totals
 from fastlb.control_plane.worker_pool import Worker
@@ -55,6 +56,8 @@ class Instance(Protocol):
     @property
     def totals(self) -> Totals: ...
     @property
+    def scaling(self) -> Scaling: ...
+    @property
     def workers(self) -> Sequence[Worker]: ...
     @property
     def slots(self) -> tuple[int, ...]: ...
@@ -96,6 +99,7 @@ class Status:
             "workers": [self._worker(worker) for worker in instance.workers],
             "listeners": [_listener(listener) for listener in configuration.listeners],
             "target_groups": [self._group(group) for group in configuration.target_groups],
+            "auto_scaling_groups": instance.scaling.status(),
             "totals": {
                 **{name: instance.totals.head(cell) for name, cell in TOTALS.items()},
                 "in_flight": instance.totals.in_flight(instance.registry.entries()),
@@ -158,7 +162,7 @@ class Status:
             shown.append(
                 {
                     "address": entry.address,
-                    "weight": entry.weight,
+                    "weight": target.target.weight,
                     "backup": entry.backup,
                     "state": entry.state,
                     "suspect": entry.suspect,

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import time
+from collections.abc import Callable
 from typing import Literal
 
 log = logging.getLogger("fastlb")
@@ -18,7 +19,7 @@ FOR_THE_SUPERVISOR = frozenset(
 )
 """What a terminal or a wrapper sends to the whole group: workers are born with these blocked."""
 
-Meaning = Literal["stop", "end", "echo", "no reload", "nothing"]
+Meaning = Literal["stop", "end", "echo", "reload", "nothing"]
 
 
 def meaning(number: signal.Signals, terminal: bool, since_first: float | None) -> Meaning:
@@ -30,7 +31,7 @@ def meaning(number: signal.Signals, terminal: bool, since_first: float | None) -
         return "end"
     stops = number in (signal.SIGTERM, signal.SIGINT) or (number == signal.SIGHUP and terminal)
     if not stops:
-        return "no reload" if number == signal.SIGHUP else "nothing"
+        return "reload" if number == signal.SIGHUP else "nothing"
     if since_first is None:
         return "stop"
     # A terminal that closes says so to each of its processes, and often more than once.
@@ -40,7 +41,8 @@ def meaning(number: signal.Signals, terminal: bool, since_first: float | None) -
 class StopSignals:
     """`stop` is set by the first signal to stop; `end` by the second, or by SIGQUIT: at once."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, reload: Callable[[], None]) -> None:
+        self._reload = reload
         self.stop = asyncio.Event()
         self.end = asyncio.Event()
         self._terminal = os.isatty(0) or os.isatty(2)
@@ -67,7 +69,8 @@ class StopSignals:
                 self.end.set()
             case "echo":
                 log.debug("%s once more", number.name)
-            case "no reload":
-                log.warning("SIGHUP is ignored: restart to read the configuration anew")
+            case "reload":
+                log.info("SIGHUP: reading the configuration anew")
+                self._reload()
             case "nothing":
                 log.warning("%s is ignored: it means nothing to fastlb", number.name)

@@ -18,12 +18,15 @@ from dataclasses import replace
 
 import uvloop
 
-from fastlb.control_plane.control_socket import ControlSocket
+from fastlb.control_plane.control_socket import Command, ControlSocket
+from fastlb.control_plane.group_targets import Parts
 from fastlb.control_plane.health_monitor import HealthMonitor
 from fastlb.control_plane.listen_sockets import ListenSockets
 from fastlb.control_plane.orphans import Orphans
 from fastlb.control_plane.publication import Publication
+from fastlb.control_plane.reload import Load, Reload
 from fastlb.control_plane.run_dir import RunDir
+from fastlb.control_plane.scaling import Scaling, with_holds
 from fastlb.control_plane.slot_assignment import Relief, ReliefBudget, assign_slots, home_of
 from fastlb.control_plane.status import Status
 from fastlb.control_plane.stop_signals import StopSignals
@@ -50,6 +53,7 @@ from fastlb.target_table.pipe import (
     Message,
     Relieve,
     TableChanged,
+    Wanted,
     WorkerStart,
 )
 from fastlb.target_table.writer import TableWriter
@@ -70,10 +74,13 @@ CUT_LOOK = 0.05
 """So long before the drain time-out it is counted what that will cut: afterwards it is gone."""
 
 
-def run_supervisor(configuration: Configuration, worker_main: WorkerMain) -> int:
+def run_supervisor(
+    configuration: Configuration, worker_main: WorkerMain, load: Load | None = None
+) -> int:
     """Run an instance until SIGTERM or SIGINT; the exit status.
 
-    Raises FastlbError where it cannot start: a live instance of the name, an address in use.
+    `load` reads the configuration anew, for a reload. Raises FastlbError where it cannot start: a
+    live instance of the name, an address in use.
     """
     fill_standard_files()
     stop_logging = start_logging(configuration.log_level, "")
@@ -81,7 +88,7 @@ def run_supervisor(configuration: Configuration, worker_main: WorkerMain) -> int
         check_access_log(configuration.access_log)
         raise_open_files()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(Supervisor(configuration, worker_main).run())
+            return runner.run(Supervisor(configuration, worker_main, load).run())
     finally:
         stop_logging()
 
@@ -89,8 +96,12 @@ def run_supervisor(configuration: Configuration, worker_main: WorkerMain) -> int
 class Supervisor:
     """One instance. `run` is its life."""
 
-    def __init__(self, configuration: Configuration, worker_main: WorkerMain) -> None:
+    def __init__(
+        self, configuration: Configuration, worker_main: WorkerMain, load: Load | None
+    ) -> None:
         self.configuration = configuration
+        self._load = load
+        self._config_id = 1
         self.draining = False
         self.slots: tuple[int, ...] = ()
         self._main = worker_main
@@ -101,11 +112,12 @@ class Supervisor:
         self._relief = ReliefBudget(time.monotonic())
 
     async def run(self) -> int:
-        self._signals = StopSignals(asyncio.get_running_loop())
+        self._signals = StopSignals(asyncio.get_running_loop(), self._on_hangup)
         async with contextlib.AsyncExitStack() as cleanup:
             run_dir = RunDir.take(self.configuration.name)
             cleanup.callback(run_dir.release)
             await self._start(run_dir, cleanup)
+            cleanup.push_async_callback(self.scaling.kill)
             await self._serve()
         log.info("stopped")
         return 0
@@ -140,10 +152,24 @@ class Supervisor:
         self.registry = TargetRegistry(
             given.target_groups, used_groups(given), self._publication.changed
         )
-        self.registry.seed(left.health)
         self._monitor = HealthMonitor(
             self.registry, self.counters, count, asyncio.get_running_loop()
         )
+        parts = Parts(
+            self.registry,
+            self._monitor,
+            self._publication,
+            self.counters,
+            self.totals,
+            count,
+            lambda: self._orphans.living,
+        )
+        self.scaling = Scaling(given, run_dir, parts)
+        self.registry.told = self.scaling.told
+        self.scaling.adopt()
+        self.registry.seed(left.health)
+        self._for_workers = with_holds(self.configuration)
+        self._reload = Reload(given, self._load, self._on_reloaded)
 
         hooks = PoolHooks(self._on_ready, self._on_died, self._on_message)
         self._pool = WorkerPool(count, self._main, self._birth, hooks)
@@ -151,7 +177,12 @@ class Supervisor:
         self.slots = assign_slots(slots, count, {}, ())
 
         status = Status(self, os.getpid())
-        self._control = ControlSocket(run_dir.control_socket, {"status": lambda _: status.answer()})
+        commands: dict[str, Command] = {
+            "status": lambda _: status.answer(),
+            "reload": self._reload.answer,
+            **self.scaling.commands.by_name,
+        }
+        self._control = ControlSocket(run_dir.control_socket, commands)
         await self._control.start()
         cleanup.push_async_callback(self._control.close)
 
@@ -172,6 +203,7 @@ class Supervisor:
             log.info("listening on %s with %s", key, count_of(len(self.workers), "worker"))
         self._pool.start()
         self._monitor.start()
+        self.scaling.start()
         keeping = asyncio.create_task(self._keep_house())
         try:
             await self._publish_first()
@@ -231,7 +263,8 @@ class Supervisor:
         return True
 
     def _snapshot(self) -> Snapshot:
-        return Snapshot(self.configuration, 1, self.registry.entries(), self.slots)
+        entries = self.registry.entries()
+        return Snapshot(self._for_workers, self._config_id, entries, self.slots)
 
     def _on_published(self) -> None:
         self._pool.broadcast(TableChanged())
@@ -253,6 +286,27 @@ class Supervisor:
             moved = self._assign(Relief(worker.index, message.slot))
             if not moved:
                 self._relief.give_back()
+        elif isinstance(message, Wanted):
+            self.scaling.wanted(message.group)
+
+    def _on_hangup(self) -> None:
+        """SIGHUP is `fastlb reload`, told in the log."""
+        try:
+            for line in self._reload.reload():
+                log.info("reload: %s", line)
+        except ValueError as error:
+            log.error("the configuration stays as it is: %s", error)
+
+    def _on_reloaded(self, configuration: Configuration) -> list[str]:
+        self.configuration = replace(
+            self.configuration, auto_scaling_groups=configuration.auto_scaling_groups
+        )
+        for_workers = with_holds(self.configuration)
+        if for_workers != self._for_workers:
+            self._for_workers = for_workers
+            self._config_id += 1
+            self._publication.changed()
+        return self.scaling.reload(configuration)
 
     def _end_orphans(self) -> None:
         """Once all of ours are ready: until then the orphans are who serves."""
@@ -282,6 +336,7 @@ class Supervisor:
             return
         if not self._run_dir.intact:
             self._run_dir.renew()
+            self.scaling.save_all()
         await self._control.close()
         self._run_dir.control_socket.unlink(missing_ok=True)
         await self._control.start()
@@ -317,6 +372,20 @@ class Supervisor:
         await self._pool.wait_gone(loop.time() + REAP_WITHIN)
         await self._orphans.look_round()
         await self._orphans.kill()
+        await self._end_instances()
+
+    async def _end_instances(self) -> None:
+        """Once nobody sends them requests any more."""
+        stopping = asyncio.create_task(self.scaling.stop())
+        at_once = asyncio.create_task(self._signals.end.wait())
+        await asyncio.wait({stopping, at_once}, return_when=asyncio.FIRST_COMPLETED)
+        at_once.cancel()
+        if not stopping.done():
+            stopping.cancel()
+            await asyncio.wait({stopping})
+            await self.scaling.kill()
+        else:
+            stopping.result()
 
     async def _ended(self, seconds: float, deadline: float) -> None:
         """Wait for the end of all workers and orphans, or for the loop's `deadline`."""

@@ -107,7 +107,7 @@ def test_what_a_signal_means() -> None:
     assert meaning(signal.SIGTERM, False, None) == "stop"
     assert meaning(signal.SIGINT, False, AGAIN_AFTER / 2) == "echo"
     assert meaning(signal.SIGTERM, False, AGAIN_AFTER * 2) == "end"
-    assert meaning(signal.SIGHUP, False, None) == "no reload"
+    assert meaning(signal.SIGHUP, False, None) == "reload"
     assert meaning(signal.SIGHUP, True, None) == "stop"
     assert meaning(signal.SIGHUP, True, AGAIN_AFTER * 2) == "echo"
     assert meaning(signal.SIGQUIT, False, None) == "end"
