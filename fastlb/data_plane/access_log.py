@@ -44,12 +44,16 @@ class AccessLog:
         seconds: float,
         size: int,
         cause: str,
+        detail: str = "",
     ) -> None:
-        """Queue one line; formatting and writing are the thread's."""
+        """Queue one line; formatting and writing are the thread's. `cause` and `detail` are a
+        RequestError's, where the answer is our own."""
         if len(self._queue) >= MAX_QUEUED:
             self._dropped += 1
             return
-        self._queue.append((time.time(), client, head, status, target, seconds, size, cause))
+        self._queue.append(
+            (time.time(), client, head, status, target, seconds, size, cause, detail)
+        )
 
     def close(self) -> None:
         """Write what is queued, waiting no longer than two seconds for a slow disk."""
@@ -110,6 +114,7 @@ def _line(
     seconds: float,
     size: int,
     cause: str,
+    detail: str,
 ) -> str:
     record: dict[str, object] = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(when))
@@ -125,4 +130,5 @@ def _line(
     }
     if cause:
         record["error"] = cause
+        record["detail"] = detail
     return json.dumps(record, separators=(",", ":")) + "\n"

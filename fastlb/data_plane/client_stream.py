@@ -61,6 +61,11 @@ class ClientStream(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
         self.transport.set_write_buffer_limits(high=_WRITE_HIGH)
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the client has ended its side; it may still read."""
+        return self._eof
+
     # -- writing and reading
 
     def write(self, data: bytes) -> None:

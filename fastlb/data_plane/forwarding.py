@@ -13,6 +13,7 @@ from time import perf_counter
 from typing import Protocol
 
 from fastlb.data_plane.chunked import encode, encode_end
+from fastlb.data_plane.hold import not_in_time
 from fastlb.data_plane.http_client import TargetConnection
 from fastlb.data_plane.request_body import RequestBody
 from fastlb.data_plane.request_head import IDEMPOTENT, SAFE, RequestHead
@@ -38,6 +39,10 @@ class Client(Protocol):
     client_ip: str
     max_body_bytes: int | None
     retries: RetryBudget
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it has ended its side; it may still wait for the answer."""
 
     def next_trace_id(self) -> bytes: ...
 
@@ -90,6 +95,10 @@ class Exchange:
     over = False
     request_done = True
     """Whether the client has sent all of it."""
+    is_held = False
+    """Whether it waits in its group's HoldQueue."""
+    waited = 0.0
+    """Seconds that it has waited there; `began` does not count them, since no target took them."""
     body: RequestBody | None = None
     is_head = False
     wants_upgrade = False
@@ -134,7 +143,7 @@ class Exchange:
         choose = self.group.choose
         if choose is None:
             detail = f"no target of group {self.group.name} is registered"
-            self._give_up(RequestError(503, "destination_unavailable", detail))
+            self._hold_or(RequestError(503, "destination_unavailable", detail))
             return
         self._attempt(choose(self.client.client_ip))
 
@@ -158,6 +167,46 @@ class Exchange:
         if connection is not None:
             return connection.write_paused
         return self.body is not None and self.body.holds_too_much
+
+    # -- while no target can take it (hold.Held)
+
+    def _hold_or(self, error: RequestError) -> None:
+        """Wait for a target where the group holds requests; else answer with `error`."""
+        self._end_retry()
+        hold = self.group.settings.hold
+        if hold is not None:
+            try:
+                self.client.await_for(self.group.held.add(self, hold))
+                self.is_held = True
+                return
+            except RequestError as refusal:
+                error = refusal
+        self._give_up(error)
+
+    @property
+    def tried(self) -> Sequence[TargetRuntime]:
+        return self._tried
+
+    @property
+    def patience(self) -> float:
+        """Seconds from now on for which the client waits at most while no target has the request."""
+        return self.group.held.left(self) if self.is_held else self.group.settings.response_timeout
+
+    def has_left(self) -> bool:
+        return self.client.has_ended
+
+    def on_released(self, seconds: float) -> None:
+        self.is_held = False
+        self.began += seconds
+        client_ip = self.client.client_ip
+        target = self.group.pick(client_ip, self._tried) or self.group.pick(client_ip, ())
+        assert target is not None
+        target.begin_held(seconds)
+        self._give_to(target)
+
+    def on_hold_over(self, error: RequestError) -> None:
+        self.is_held = False
+        self._give_up(error)
 
     # -- to a target
 
@@ -341,6 +390,9 @@ class Exchange:
     def on_timeout(self) -> None:
         """The connection's deadline passed while it was the target's turn."""
         target = self.target
+        if self.is_held:
+            self._give_up(not_in_time())
+            return
         if target is None:
             self._give_up(RequestError(503, "destination_unavailable", "no second try in time"))
             return
@@ -403,16 +455,15 @@ class Exchange:
         retries = self.group.settings.retries
         allowed = retries > 0 and (unsent or self._tries < retries)
         self._tried = (*self._tried, target)
-        if (
-            not allowed
-            or not self._may_send_again()
-            or self.group.pick(self.client.client_ip, self._tried) is None
-        ):
+        if not allowed or not self._may_send_again():
             self._give_up(error)
             return
         if not unsent:
             self._tries += 1
         self._detach()
+        if self.group.pick(self.client.client_ip, self._tried) is None:
+            self._hold_or(error)
+            return
         self._resend(self._elsewhere)
 
     def _resend(self, retry: Callable[[], bool]) -> None:
@@ -428,7 +479,7 @@ class Exchange:
         target = self.group.pick(client_ip, self._tried) or self.group.pick(client_ip, ())
         if target is None:
             detail = f"no other target of group {self.group.name} is left"
-            self._give_up(RequestError(502, "destination_unavailable", detail))
+            self._hold_or(RequestError(502, "destination_unavailable", detail))
             return False
         self._try_again(target, fresh=False)
         return True
@@ -442,8 +493,13 @@ class Exchange:
     def _try_again(self, target: TargetRuntime, *, fresh: bool) -> None:
         self._retrying = True
         self.client.later(RETRY_PLACE_SECONDS, self._end_retry)
+        self._give_to(target, fresh=fresh)
+
+    def _give_to(self, target: TargetRuntime, *, fresh: bool = False) -> None:
+        """As `_attempt`, where the client's connection has settled to wait."""
         self._attempt(target, fresh=fresh)
         self.client.pace_target()
+        self.client.update_reading()
 
     def _end_retry(self) -> None:
         if self._retrying:
@@ -479,6 +535,9 @@ class Exchange:
     def _finish(self) -> None:
         """It ends without a whole response."""
         self.over = True
+        if self.is_held:
+            self.is_held = False
+            self.group.held.leave(self)
         self._end_retry()
         target = self.target
         if target is not None:

@@ -263,7 +263,9 @@ class HttpConnection(ClientStream):
             self.update_reading()
 
     def _patience(self, exchange: Exchange) -> float:
-        if exchange.request_done or exchange.connection is None:
+        if exchange.connection is None:
+            return exchange.patience
+        if exchange.request_done:
             return exchange.group.settings.response_timeout
         return self.idle_timeout
 
@@ -343,7 +345,8 @@ class HttpConnection(ClientStream):
         def ended(pump: object) -> None:
             target.answering -= 1
             target.end(None)
-            self._log(exchange.head, 101, target.key, perf_counter() - exchange.began, 0)
+            seconds = perf_counter() - exchange.began + exchange.waited
+            self._log(exchange.head, 101, target.key, seconds, 0)
 
         tunnel = Tunnel(
             worker,
@@ -466,9 +469,10 @@ class HttpConnection(ClientStream):
                 head,
                 error.status,
                 target.key if target is not None else "-",
-                perf_counter() - exchange.began if exchange is not None else 0.0,
+                perf_counter() - exchange.began + exchange.waited if exchange is not None else 0.0,
                 len(data),
                 error.cause,
+                error.detail,
             )
         if keep:
             self._become_idle()
@@ -540,7 +544,7 @@ class HttpConnection(ClientStream):
             exchange.head,
             status,
             target.key if target is not None else "-",
-            perf_counter() - exchange.began,
+            perf_counter() - exchange.began + exchange.waited,
             exchange.bytes_out,
         )
 
@@ -552,7 +556,8 @@ class HttpConnection(ClientStream):
         seconds: float,
         size: int,
         cause: str = "",
+        detail: str = "",
     ) -> None:
         log = self.worker.access_log
         if log is not None:
-            log.write(self.client_ip, head, status, target, seconds, size, cause)
+            log.write(self.client_ip, head, status, target, seconds, size, cause, detail)

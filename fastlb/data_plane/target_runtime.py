@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from struct import pack_into
 from typing import Any
 
+from fastlb.data_plane.hold import HoldQueue
 from fastlb.data_plane.routing_algorithm import chooser, eligible
 from fastlb.model.address import parse_address
 from fastlb.model.target_group import TargetGroup
@@ -25,7 +26,7 @@ from fastlb.target_table.counters import (
     bucket_of,
 )
 from fastlb.target_table.layout import Snapshot, TargetEntry
-from fastlb.target_table.pipe import Evidence
+from fastlb.target_table.pipe import Evidence, Wanted
 
 _HISTOGRAM_FORMAT = f"{BUCKETS}Q"
 _LONGEST_DOUBT = 30.0
@@ -60,6 +61,9 @@ class TargetRuntime:
         "index",
         "key",
         "pool",
+        "queue_wait_us",
+        "queued",
+        "refused",
         "requests",
         "state",
         "status_5xx",
@@ -80,9 +84,12 @@ class TargetRuntime:
         self.address = parse_address(entry.address)
         self.key = entry.address
         self.doubted = False
+        self.refused = False
+        """Whether it is doubted since nobody listens there."""
         self.doubt_epoch = -1
         self.in_flight = self.requests = self.errors = self.status_5xx = self.connections = 0
         self.bytes_in = self.bytes_out = 0
+        self.queued = self.queue_wait_us = 0
         self.answering = 0
         """Of those in flight, the ones that are in the middle of their answer, and streams."""
         self._awaited_since = 0
@@ -139,6 +146,11 @@ class TargetRuntime:
             self._dirty = True
             self._table.dirty.append(self)
 
+    def begin_held(self, seconds: float) -> None:
+        """What is given to the target next had been held for so long."""
+        self.queued += 1
+        self.queue_wait_us += int(seconds * 1e6)
+
     def connection_opened(self) -> None:
         self.connections += 1
         self._mark()
@@ -169,13 +181,19 @@ class TargetRuntime:
         self.errors += 1
         self._mark()
         self._table.report(Evidence(self.index, self.entry.epoch, kind, detail))
-        if self.state == "healthy" and not self.doubted:
+        if self.state != "healthy":
+            return
+        refused = kind == "refused"
+        if not self.doubted:
             self.doubted = True
             self.doubt_epoch = self.entry.epoch
             length = min(2.0**self._doubts, _LONGEST_DOUBT)
             self._doubts += 1
             self._doubt_timer = self._table.loop.call_later(length, self._end_doubt)
-            self.group.refilter()
+        elif self.refused or not refused:
+            return
+        self.refused = self.refused or refused
+        self.group.refilter()
 
     def count_error(self) -> None:
         """An answer that was malformed, cut or late: counted, but no evidence that others will be."""
@@ -192,7 +210,7 @@ class TargetRuntime:
             self._doubt_timer.cancel()
             self._doubt_timer = None
         if self.doubted:
-            self.doubted = False
+            self.doubted = self.refused = False
             self.group.refilter()
 
     def flush(self, now_ns: int) -> None:
@@ -211,6 +229,8 @@ class TargetRuntime:
         cells[base + Cell.CONNECTIONS] = self.connections
         cells[base + Cell.BYTES_IN] = self.bytes_in
         cells[base + Cell.BYTES_OUT] = self.bytes_out
+        cells[base + Cell.QUEUED] = self.queued
+        cells[base + Cell.QUEUE_WAIT_US] = self.queue_wait_us
         if self.heard:
             self.heard = False
             cells[base + Cell.LAST_BYTE_NS] = now_ns
@@ -240,32 +260,58 @@ class GroupRuntime:
         "_turn",
         "choose",
         "fail_open",
+        "held",
         "name",
         "settings",
         "targets",
     )
 
-    def __init__(self, settings: TargetGroup, turn: int) -> None:
+    def __init__(self, table: TargetTable, settings: TargetGroup) -> None:
         self.name = settings.name
         self.settings = settings
         self.targets: list[TargetRuntime] = []
         self.fail_open = False
-        self._turn = turn
+        self._turn = table.row
         self._eligible: list[TargetRuntime] = []
         self.choose: Callable[[str], TargetRuntime] | None = None
         self._basis: tuple[str, list[tuple[TargetRuntime, int]]] | None = None
         """What `choose` was made for."""
+        want = Wanted(self.name)
+        self.held = HoldQueue(table.loop, self.can_take, lambda: table.report(want))
 
     def refilter(self) -> None:
         """Who is eligible may have changed."""
-        found, self.fail_open = eligible(self.targets)
+        found, self.fail_open = eligible(self._known())
         algorithm = self.settings.algorithm
         basis = (algorithm, [(target, target.weight) for target in found])
-        if basis == self._basis:
-            return  # a cycle that begins anew with each snapshot would favour its first targets
-        self._basis = basis
-        self._eligible = found
-        self.choose = chooser(algorithm, found, self._turn) if found else None
+        # A cycle that begins anew with each snapshot would favour its first targets.
+        if basis != self._basis:
+            self._basis = basis
+            self._eligible = found
+            self.choose = chooser(algorithm, found, self._turn) if found else None
+        self.held.refresh()
+
+    def _known(self) -> list[TargetRuntime]:
+        """The targets that may be eligible at all, if only by failing open.
+
+        Where requests are held, an instance gets nothing before its first passed check, and one that
+        nobody listens at any more gets nothing while the supervisor makes sure: its replacement will.
+        """
+        if self.settings.hold is None:
+            return self.targets
+        return [
+            target for target in self.targets if target.state != "initial" and not target.refused
+        ]
+
+    def can_take(self, tried: Sequence[TargetRuntime]) -> bool:
+        """Whether there is a target for a request that `tried` have failed.
+
+        One of those again where it is well; not where that would be failing open, since it would fail
+        the same request once more.
+        """
+        if self.choose is None:
+            return False
+        return not self.fail_open or any(target not in tried for target in self._eligible)
 
     def others(self, tried: Sequence[TargetRuntime]) -> list[TargetRuntime]:
         """The eligible targets that are not among `tried`."""
@@ -296,7 +342,7 @@ class TargetTable:
         loop: asyncio.AbstractEventLoop,
         counters: Counters,
         row: int,
-        report: Callable[[Evidence], None],
+        report: Callable[[Evidence | Wanted], None],
         new_target: Callable[[TargetRuntime], None],
     ) -> None:
         self.loop = loop
@@ -315,12 +361,12 @@ class TargetTable:
         rows = tuple(range(max((snapshot.config.workers, *snapshot.slots)) + 1))
         settings = {group.name: group for group in snapshot.config.target_groups}
         for name in self.groups.keys() - settings.keys():
-            del self.groups[name]
+            self.groups.pop(name).held.close(f"target group {name} is no more")
         for name, group in settings.items():
             if name in self.groups:
                 self.groups[name].settings = group
             else:
-                self.groups[name] = GroupRuntime(group, self.row)
+                self.groups[name] = GroupRuntime(self, group)
             self.groups[name].targets = []
         seen = set()
         for entry in snapshot.targets:
@@ -345,6 +391,16 @@ class TargetTable:
             self.see_rows(rows)
         for group_runtime in self.groups.values():
             group_runtime.refilter()
+
+    @property
+    def held(self) -> int:
+        """Requests and TCP connections that are held, of all groups."""
+        return sum(len(group.held) for group in self.groups.values())
+
+    def end_holding(self, why: str) -> None:
+        """Nothing is held any more, and what is gets its answer."""
+        for group in self.groups.values():
+            group.held.close(why)
 
     def flush(self) -> None:
         """Store what changed since the last tick."""

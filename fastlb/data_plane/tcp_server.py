@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import select
 import socket
 from typing import Protocol
 
@@ -16,6 +17,7 @@ from fastlb.data_plane.splice import Pump, reset_at_close
 from fastlb.data_plane.target_pool import LOCAL_ERRORS, is_refusal
 from fastlb.data_plane.target_runtime import GroupRuntime, TargetRuntime
 from fastlb.data_plane.timers import TimerWheel
+from fastlb.errors import RequestError
 from fastlb.model.address import Address
 
 _FULL_QUEUE_PAUSE = 0.005
@@ -50,16 +52,18 @@ class TcpConnection:
         "_client_ip",
         "_connected_in",
         "_group",
+        "_held",
         "_idle_timeout",
         "_owner",
         "_pause",
         "_pump",
         "_target",
         "_to_target",
-        "_tried",
         "_watching",
         "armed_tick",
         "deadline",
+        "tried",
+        "waited",
     )
 
     def __init__(
@@ -77,7 +81,10 @@ class TcpConnection:
         self._idle_timeout = idle_timeout
         self._client = client
         self._client_ip = client_ip
-        self._tried: list[TargetRuntime] = []
+        self.tried: list[TargetRuntime] = []
+        self.waited = 0.0
+        self._held = False
+        """Whether it waits in its group's HoldQueue."""
         self._target: TargetRuntime | None = None
         self._to_target: socket.socket | None = None
         self._watching = False
@@ -105,6 +112,9 @@ class TcpConnection:
 
     def on_deadline(self, now: float) -> None:
         pump = self._pump
+        if self._held:
+            self._give_up()
+            return
         if pump is None:
             self._refused_by_target(OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)))
             return
@@ -114,19 +124,64 @@ class TcpConnection:
         else:
             pump.abort("idle")
 
-    # -- connecting
+    # -- choosing
 
-    def _try_targets(self) -> None:
-        """Begin a connect to the next target; a client for whom none is left is reset."""
+    def _try_targets(self, *, may_hold: bool = True) -> None:
+        """Begin a connect to the next target; a client for whom none is left is held or reset."""
         # Nothing was sent, which has cost nobody anything: each eligible target may be tried.
-        if self._group.settings.retries > 0 or not self._tried:
-            target = self._group.pick(self._client_ip, self._tried)
+        if self._group.settings.retries > 0 or not self.tried:
+            target = self._group.pick(self._client_ip, self.tried)
             if target is not None:
-                self._tried.append(target)
+                self.tried.append(target)
                 self._connect(target)
                 return
+            if may_hold and self._hold():
+                return
+        self._give_up()
+
+    def _give_up(self) -> None:
         self._owner.count_error()
         self._close()
+
+    # -- while no target can take it (hold.Held)
+
+    def _hold(self) -> bool:
+        hold = self._group.settings.hold
+        if hold is None:
+            return False
+        try:
+            seconds = self._group.held.add(self, hold)
+        except RequestError:
+            return False  # TCP has no word for why
+        self._held = True
+        self._owner.timers.arm(self, self._owner.loop.time() + seconds)
+        self._owner.loop.add_reader(self._client.fileno(), self._look_at_client)
+        return True
+
+    def _end_hold(self) -> None:
+        if self._held:
+            self._held = False
+            self._owner.loop.remove_reader(self._client.fileno())
+            self._group.held.leave(self)
+
+    def has_left(self) -> bool:
+        poll = select.poll()
+        poll.register(self._client.fileno(), select.POLLRDHUP)
+        return bool(poll.poll(0))
+
+    def on_released(self, seconds: float) -> None:
+        self._end_hold()
+        target = self._group.pick(self._client_ip, self.tried)
+        target = target or self._group.pick(self._client_ip, ())
+        assert target is not None
+        target.begin_held(seconds)
+        self.tried.append(target)
+        self._connect(target)
+
+    def on_hold_over(self, error: RequestError) -> None:
+        self._give_up()
+
+    # -- connecting
 
     def _connect(self, target: TargetRuntime) -> None:
         self._target = target
@@ -188,12 +243,13 @@ class TcpConnection:
         target = self._target
         assert target is not None
         self._leave_target()
-        if error.errno not in LOCAL_ERRORS:
+        local = error.errno in LOCAL_ERRORS
+        if not local:
             kind = "timeout" if error.errno == errno.ETIMEDOUT else "reset"
             if is_refusal(error):
                 kind = "refused"
             target.failed(kind, f"{(error.strerror or str(error)).lower()} on {target.address}")
-        self._try_targets()
+        self._try_targets(may_hold=not local)  # no instance to come would mend it
 
     def _leave_target(self) -> None:
         """End the connect in progress, if there is one."""
@@ -245,6 +301,7 @@ class TcpConnection:
     def _close(self) -> None:
         """End the client by a reset, which it cannot take for an empty answer."""
         if self._client.fileno() != -1:
+            self._end_hold()
             reset_at_close(self._client)
             self._client.close()
             self._owner.timers.disarm(self)

@@ -329,6 +329,9 @@ class Worker:
             return
         state.draining = True
         state.drain_grace = min(state.drain_grace, seconds)
+        # At once, and not at the deadline: no instance is launched for one that stops, and a client that
+        # is told can ask whoever serves next.
+        state.targets.end_holding("fastlb is stopping, and no instance is there")
         for _, acceptor in self._acceptors:
             if not acceptor.wanted:
                 acceptor.empty_and_close(for_good=False)

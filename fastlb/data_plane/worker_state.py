@@ -20,7 +20,7 @@ from fastlb.data_plane.target_pool import TargetPool
 from fastlb.data_plane.target_runtime import TargetRuntime, TargetTable
 from fastlb.data_plane.timers import TimerWheel
 from fastlb.target_table.counters import Counters, Worker
-from fastlb.target_table.pipe import Evidence, send
+from fastlb.target_table.pipe import Evidence, Wanted, send
 
 
 class Sender(Protocol):
@@ -144,6 +144,7 @@ class WorkerState:
         row[Worker.BYTES_OUT] = self.bytes_out
         row[Worker.GENERATION] = self.generation
         row[Worker.ACCEPT_PAUSES] = self.accept_pauses
+        row[Worker.HELD] = self.targets.held
         self.targets.flush()
 
     def on_tick(self) -> None:
@@ -165,8 +166,8 @@ class WorkerState:
             (self._trace_count >> 12) & 0xFFFFF,
         )
 
-    def _report(self, evidence: Evidence) -> None:
-        send(self._pipe, evidence)
+    def _report(self, news: Evidence | Wanted) -> None:
+        send(self._pipe, news)
 
     def _new_target(self, target: TargetRuntime) -> None:
         target.pool = TargetPool(target, self.loop, self.timers, self.responses, self.send_soon)

@@ -48,6 +48,8 @@ class Worker(IntEnum):
     """Of the target table that the worker acts on."""
     ACCEPT_PAUSES = 18
     """Times that accepting stopped for want of file descriptors."""
+    HELD = 19
+    """Requests and TCP connections that wait for a first instance of their group now."""
 
 
 class Cell(IntEnum):
@@ -68,6 +70,10 @@ class Cell(IntEnum):
     CONNECTIONS = 7
     BYTES_IN = 8
     BYTES_OUT = 9
+    QUEUED = 10
+    """Of REQUESTS, those that had been held until a target was there."""
+    QUEUE_WAIT_US = 11
+    """The sum of their waits, in microseconds."""
 
 
 HISTOGRAM = 16
@@ -119,6 +125,8 @@ class TargetTotals:
     last_byte_ns: int
     waiting_since_ns: int
     """The latest over the workers that wait; 0 where none does."""
+    queued: int
+    queue_wait_us: int
 
 
 class Counters:
@@ -147,17 +155,20 @@ class Counters:
 
     def target(self, target: int, rows: int) -> TargetTotals:
         """Sums over the first `rows` rows."""
-        totals = TargetTotals(0, 0, 0, 0, 0, 0, 0, 0)
+        totals = TargetTotals(0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
         for index in range(rows):
             at = index * ROW + block(target)
-            (in_flight, requests, errors, last_byte, waiting, since, status_5xx, connections) = (
-                self.cells[at : at + 8].tolist()
-            )
+            head = self.cells[at : at + 12].tolist()
+            in_flight, requests, errors, last_byte, waiting, since, status_5xx, connections = head[
+                :8
+            ]
             totals.in_flight += in_flight
             totals.requests += requests
             totals.errors += errors
             totals.status_5xx += status_5xx
             totals.connections += connections
+            totals.queued += head[Cell.QUEUED]
+            totals.queue_wait_us += head[Cell.QUEUE_WAIT_US]
             totals.last_byte_ns = max(totals.last_byte_ns, last_byte)
             if waiting:
                 totals.waiting += waiting

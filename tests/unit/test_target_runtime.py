@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from fastlb.data_plane.target_runtime import TargetRuntime, TargetTable
 from fastlb.model.configuration import Configuration
-from fastlb.model.target_group import ALGORITHMS, Algorithm, TargetGroup
+from fastlb.model.target_group import ALGORITHMS, Algorithm, Hold, TargetGroup
 from fastlb.target_table.counters import (
     HISTOGRAM,
     ROW,
@@ -27,7 +27,7 @@ from fastlb.target_table.counters import (
     bucket_of,
 )
 from fastlb.target_table.layout import Snapshot, TargetEntry
-from fastlb.target_table.pipe import Evidence
+from fastlb.target_table.pipe import Evidence, Wanted
 
 ROW_OF_OURS = 1
 WORKERS = 3
@@ -79,7 +79,7 @@ class World:
     def __init__(self, counters: Counters) -> None:
         self.loop = Loop()
         self.counters = counters
-        self.reports: list[Evidence] = []
+        self.reports: list[Evidence | Wanted] = []
         self.made: list[TargetRuntime] = []
         self.table = TargetTable(
             cast(asyncio.AbstractEventLoop, self.loop),
@@ -480,3 +480,59 @@ def test_a_weight_that_changes_counts(world: World) -> None:
     assert set(world.picks(10).values()) == {5}
     world.apply(entry(0, weight=4), entry(1), groups=(group,))
     assert world.picks(10) == {"127.0.0.1:9000": 8, "127.0.0.1:9001": 2}
+
+
+# -- groups that hold requests while no instance is there
+
+HOLDING = (TargetGroup(name="web", hold=Hold(30.0, 100)),)
+
+
+def test_an_instance_gets_nothing_before_its_first_passed_check(world: World) -> None:
+    world.apply(entry(0, state="initial"), entry(1, state="draining"), groups=HOLDING)
+    assert world.picks(1) == {"-": 1}
+    assert not world.table.groups["web"].can_take(())
+    world.apply(entry(0, state="initial"), entry(2, state="unhealthy"), groups=HOLDING)
+    assert world.picks(1) == {"127.0.0.1:9002": 1}, "a wrong verdict must not be an outage"
+    world.apply(entry(0, state="initial"))
+    assert world.picks(1) == {"127.0.0.1:9000": 1}, "without holding it is all there is"
+
+
+@pytest.mark.parametrize(
+    ("kinds", "left"),
+    [(("refused",), 0), (("reset",), 1), (("timeout",), 1), (("reset", "refused", "reset"), 0)],
+)
+def test_an_only_instance_gets_nothing_once_it_refused(
+    world: World, kinds: tuple[str, ...], left: int
+) -> None:
+    world.apply(entry(0), groups=HOLDING)
+    target, group = world.table.targets[0], world.table.groups["web"]
+    for kind in kinds:
+        target.failed(kind, "gone")
+    assert world.picks(1) == ({"127.0.0.1:9000": 1} if left else {"-": 1})
+    assert not group.can_take((target,)), "it would fail the same request again"
+    assert group.can_take(()) is bool(left)
+    world.loop.fire()
+    assert group.can_take((target,)), "who is no longer doubted may be asked again"
+    target.failed("refused", "gone")
+    world.apply(entry(0, epoch=1), groups=HOLDING)
+    assert group.can_take((target,))
+    assert world.picks(1) == {"127.0.0.1:9000": 1}
+
+
+def test_without_holding_an_only_target_that_refused_is_asked_again(world: World) -> None:
+    world.apply(entry(0))
+    world.table.targets[0].failed("refused", "gone")
+    assert world.picks(1) == {"127.0.0.1:9000": 1}
+
+
+def test_waits_are_counted_for_the_target_that_ended_them(world: World) -> None:
+    world.apply(entry(3))
+    target = world.table.targets[3]
+    for wait in (0.5, 1.25):
+        target.begin_held(wait)
+        target.begin()
+    world.table.flush()
+    assert world.cell(3, Cell.QUEUED) == 2
+    assert world.cell(3, Cell.QUEUE_WAIT_US) == 1_750_000
+    totals = world.counters.target(3, WORKERS)
+    assert (totals.queued, totals.queue_wait_us, totals.requests) == (2, 1_750_000, 2)
