@@ -45,15 +45,15 @@ class Figures:
         return self._with(other, 1)
 
     def minus(self, other: Figures) -> Figures:
-        """What has come since `other`."""
+        """What has come since `other`; nothing where it is more, as of counters that began anew."""
         return self._with(other, -1)
 
     def _with(self, other: Figures, sign: int) -> Figures:
         buckets = zip_longest(self.histogram, other.histogram, fillvalue=0)
         return Figures(
-            self.requests + sign * other.requests,
-            self.failed + sign * other.failed,
-            tuple(mine + sign * theirs for mine, theirs in buckets),
+            max(self.requests + sign * other.requests, 0),
+            max(self.failed + sign * other.failed, 0),
+            tuple(max(mine + sign * theirs, 0) for mine, theirs in buckets),
         )
 
 
@@ -114,8 +114,7 @@ def judge(new: Figures, old: Figures, refresh: InstanceRefresh, percentile: Perc
 
 def _counts(figures: Figures) -> tuple[int, int]:
     """Requests and failures; an error before a request was counted is a request too."""
-    failed = max(figures.failed, 0)
-    return max(figures.requests, failed), failed
+    return max(figures.requests, figures.failed), figures.failed
 
 
 def _share(failed: int, requests: int) -> float:

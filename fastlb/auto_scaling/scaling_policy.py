@@ -289,7 +289,11 @@ def _shrink(capacity: Capacity, wanted: int, said: str, more: dict[str, Any]) ->
     if capacity.desired <= floor:
         return _stay(capacity, f"{said}, but {floor} is the least", more)
     if capacity.warming:
-        return _stay(capacity, f"{said}; no scale-in while {capacity.warming} warm up", more)
+        return _stay(
+            capacity,
+            f"{said}; no scale-in during the warm-up of {instances(capacity.warming)}",
+            more,
+        )
     if wanted < floor:
         return "in", floor, f"{said}, but {floor} is the least", more
     return "in", wanted, said, more
