@@ -1,7 +1,7 @@
 """What process trees use up, and what is left of the host. The only place of auto scaling with psutil.
 
 Processes are read from /proc/<pid>/stat by hand: one file holds parent, group, CPU time and memory,
-and with 370 processes a look costs 4 ms, where psutil takes 22 ms for the same.
+and with 380 processes a look costs 5 ms, where psutil takes 22 ms for the same.
 Knows no Instance: a tree is named by the pid of its root.
 """
 

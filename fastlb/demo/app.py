@@ -22,6 +22,8 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from fastlb.demo.misbehaviour import burn, filled, resident_bytes
+
 Mode = Literal["off", "status", "close", "hang", "health"]
 MODES: tuple[str, ...] = get_args(Mode)
 CONTROLS = frozenset({"/fail", "/kill"})
@@ -53,12 +55,27 @@ class Told:
 
 
 class Worker:
-    """The routes of one demo worker, and what it remembers."""
+    """The routes of one demo worker, and what it remembers.
 
-    def __init__(self, name: str) -> None:
+    `version` is put into an x-demo-version header of every answer; `health_status` is what /health
+    answers, and every other request gets `fail_status` where there is one, until told otherwise.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        version: str | None = None,
+        health_status: int = 200,
+        fail_status: int | None = None,
+    ) -> None:
         self.name = name
         self.count = 0
-        self.told = Told()
+        self.told = Told() if fail_status is None else Told("status", fail_status)
+        self.health_status = health_status
+        self.marks = {"x-demo-worker": name}
+        if version is not None:
+            self.marks["x-demo-version"] = version
+        self.leaked: list[bytearray] = []
 
     def app(self) -> ASGIApp:
         """The whole ASGI app: the routes behind the failures and the marks of this worker."""
@@ -72,6 +89,9 @@ class Worker:
                     Route("/slow", self.slow, methods=METHODS),
                     Route("/bytes/{size:int}", self.size_of_bytes),
                     Route("/stream", self.stream),
+                    Route("/burn", self.burn, methods=METHODS),
+                    Route("/leak", self.leak, methods=METHODS),
+                    Route("/memory", self.memory),
                     Route("/fail", self.fail, methods=["POST"]),
                     Route("/kill", self.kill, methods=["POST"]),
                     WebSocketRoute("/ws", self.websocket),
@@ -87,7 +107,8 @@ class Worker:
         return PlainTextResponse(self.text())
 
     async def health(self, request: Request) -> Response:
-        return PlainTextResponse("ok\n")
+        well = self.health_status < 400
+        return PlainTextResponse("ok\n" if well else "unwell\n", self.health_status)
 
     async def echo(self, request: Request) -> Response:
         """What arrived, as JSON; with `?raw=1` the body itself as it comes."""
@@ -140,6 +161,21 @@ class Worker:
         return StreamingResponse(
             events(), media_type="text/event-stream", headers={"cache-control": "no-store"}
         )
+
+    async def burn(self, request: Request) -> Response:
+        """Uses `ms` milliseconds of CPU; others are answered meanwhile."""
+        await burn(number(request, "ms", 100, 0, 600_000) / 1000)
+        return PlainTextResponse(self.text())
+
+    async def leak(self, request: Request) -> Response:
+        """Keeps `mb` MiB more for good."""
+        size = number(request, "mb", 10, 0, 100_000)
+        self.leaked.append(filled(size))
+        return PlainTextResponse(f"{self.name} (pid {os.getpid()}) keeps {size} MiB more\n")
+
+    async def memory(self, request: Request) -> Response:
+        """Its resident memory in bytes."""
+        return PlainTextResponse(f"{resident_bytes()}\n")
 
     async def fail(self, request: Request) -> Response:
         """`mode`, `status` of the mode "status", and `times`: without it until `mode=off`."""
@@ -229,7 +265,7 @@ class _Marked:
             return
         if scope["path"] != "/health":
             worker.count += 1
-        marks = {"x-demo-worker": worker.name}
+        marks = dict(worker.marks)
         for name, value in scope["headers"]:
             if name == b"x-request-id":
                 marks["x-request-id"] = value.decode("latin-1")

@@ -10,18 +10,27 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import pytest
 
+from fastlb.auto_scaling.usage import usage_of_trees
 from fastlb.cli import demo
 from fastlb.demo import fleet as fleet_module
 from fastlb.demo.app import Told
 from fastlb.demo.fleet import DemoFleet
 from fastlb.errors import ConfigError
-from tests.support.processes import RUN_DIR_VARIABLE, alive, processes_of, wait_until
+from tests.support.processes import (
+    RUN_DIR_VARIABLE,
+    alive,
+    children,
+    kill_all,
+    processes_of,
+    wait_until,
+)
 from tests.support.targets import free_port
 
 
@@ -129,6 +138,150 @@ def test_a_worker_that_kills_itself_answers_first_and_comes_back(fleet: DemoFlee
         assert f"pid {pid}" in client.post("/kill").text
     wait_until(lambda: fleet.pids[1] != pid and answers(fleet.sockets[1]))
     assert fleet.folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_burning_uses_cpu_and_others_are_answered_meanwhile(client: httpx.Client) -> None:
+    pid = int(client.get("/").text.partition("pid ")[2].partition(")")[0])
+
+    def used() -> float:
+        return usage_of_trees([pid])[pid].cpu_seconds
+
+    before = used()
+    with ThreadPoolExecutor(2) as pool:
+        burning = [pool.submit(client.get, "/burn?ms=400") for _ in range(2)]
+        for _ in range(5):
+            assert client.get("/health").text == "ok\n"
+        assert not burning[0].done()
+        assert burning[0].result().text.startswith("demo-1 (pid ")
+        burning[1].result()
+    assert used() - before >= 0.75  # counted in ticks of 10 ms
+
+
+def test_a_leak_stays(fleet: DemoFleet) -> None:
+    transport = httpx.HTTPTransport(uds=str(fleet.sockets[1]))
+    with httpx.Client(transport=transport, base_url="http://demo", timeout=10) as client:
+        before = int(client.get("/memory").text)
+        assert "keeps 30 MiB more" in client.get("/leak?mb=30").text
+        assert int(client.get("/memory").text) - before > 25 * 1024 * 1024
+
+
+class DemoWorker:
+    """`python -m fastlb.demo` with flags, leading a process group that ends with the test."""
+
+    def __init__(self, folder: Path, flags: list[str], environment: dict[str, str]) -> None:
+        self.path = folder / "demo.sock"
+        self.output = folder / "output"
+        with self.output.open("wb") as stream:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "fastlb.demo", *flags],
+                env=os.environ | {"FASTLB_SOCKET": str(self.path)} | environment,
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=stream,
+                process_group=0,
+            )
+        self.pid = self.process.pid
+
+    def get(self, path: str) -> httpx.Response:
+        transport = httpx.HTTPTransport(uds=str(self.path))
+        with httpx.Client(transport=transport, base_url="http://demo", timeout=10) as client:
+            return client.get(path)
+
+    def end(self) -> None:
+        try:
+            os.killpg(self.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self.process.wait()
+
+
+@pytest.fixture
+def start_worker(run_root: Path) -> Iterator[Callable[..., DemoWorker]]:
+    workers: list[DemoWorker] = []
+
+    def start(*flags: str, **environment: str) -> DemoWorker:
+        folder = Path(tempfile.mkdtemp(prefix="d", dir=run_root))
+        workers.append(DemoWorker(folder, list(flags), environment))
+        return workers[-1]
+
+    yield start
+    for worker in workers:
+        worker.end()
+
+
+def test_where_it_listens_may_stand_in_the_environment(
+    start_worker: Callable[..., DemoWorker],
+) -> None:
+    on_socket = start_worker(PORT="1")
+    port = free_port()
+    on_port = start_worker(FASTLB_SOCKET="", PORT=str(port))
+    nowhere = start_worker(FASTLB_SOCKET="")
+    wrong = start_worker(FASTLB_SOCKET="", PORT="http")
+    for process in (nowhere.process, wrong.process):
+        assert process.wait(20) == 2
+    assert "nowhere to listen: give --uds PATH" in nowhere.output.read_text()
+    wait_until(lambda: answers(on_socket.path), 20)
+    assert on_socket.get("/").status_code == 200
+    wait_until(lambda: listens(port), 20)
+    assert f"pid {on_port.pid}" in httpx.get(f"http://127.0.0.1:{port}/").text
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as one:
+        return one.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_versions_health_and_failures_from_the_start(
+    start_worker: Callable[..., DemoWorker],
+) -> None:
+    worker = start_worker("--version", "v2", "--health-status", "503", "--fail", "500")
+    wait_until(lambda: answers(worker.path), 20)
+    health = worker.get("/health")
+    assert (health.status_code, health.text) == (503, "unwell\n")
+    answer = worker.get("/")
+    assert (answer.status_code, answer.headers["x-demo-version"]) == (500, "v2")
+
+
+def test_a_crash_at_start_and_a_status_that_is_none(
+    start_worker: Callable[..., DemoWorker],
+) -> None:
+    crashing = start_worker("--crash-at-start", "--name", "web-1")
+    wrong = start_worker("--fail", "99")
+    assert crashing.process.wait(20) == 3
+    assert crashing.output.read_text().startswith("web-1 (pid ")
+    assert not crashing.path.exists()
+    assert wrong.process.wait(20) == 2
+    assert "'99' is no HTTP status" in wrong.output.read_text()
+
+
+def test_a_slow_start_that_prints_meanwhile(start_worker: Callable[..., DemoWorker]) -> None:
+    worker = start_worker("--start-delay", "0.5", "--print-every", "0.05")
+    wait_until(lambda: "prints line 3\n" in worker.output.read_text(), 20)
+    assert not worker.path.exists()
+    wait_until(lambda: answers(worker.path), 20)
+
+
+def test_it_ignores_signals_and_leaves_children(start_worker: Callable[..., DemoWorker]) -> None:
+    worker = start_worker("--ignore-term", "--fork", "2")
+    wait_until(lambda: answers(worker.path), 20)
+    family = children(worker.pid)
+    assert len(family) == 2
+    worker.process.send_signal(signal.SIGINT)
+    worker.process.send_signal(signal.SIGTERM)
+    assert worker.get("/health").status_code == 200
+    worker.process.kill()
+    worker.process.wait()
+    assert all(alive(pid) for pid in family)
+    os.kill(family[0], signal.SIGTERM)
+    wait_until(lambda: not alive(family[0]))
+    kill_all(family[1:])
+
+
+def test_a_well_behaved_worker_ends_by_a_signal(start_worker: Callable[..., DemoWorker]) -> None:
+    worker = start_worker()
+    wait_until(lambda: answers(worker.path), 20)
+    worker.process.terminate()
+    assert worker.process.wait(20) == -signal.SIGTERM
 
 
 OWNER = """
