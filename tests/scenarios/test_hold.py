@@ -113,8 +113,9 @@ class Stage:
 
     def wait_followed(self) -> None:
         """Until the worker has acted on the last table, and said so at a tick."""
-        row, generation = self.counters.row(0), self._table.generation
-        wait_until(lambda: row[Worker.GENERATION] == generation, 5, "the table is followed")
+        wait_until(
+            lambda: self.head(Worker.GENERATION) == self._table.generation, 5, "it is followed"
+        )
 
     def tell(self, message: pipe.Message) -> None:
         assert pipe.send(self._ours, message)
@@ -133,8 +134,11 @@ class Stage:
     def wanted(self) -> int:
         return self.read_pipe().count(Wanted("app"))
 
+    def head(self, cell: Worker) -> int:
+        return self.counters.row(0)[cell]
+
     def held(self) -> int:
-        return self.counters.row(0)[Worker.HELD]
+        return self.head(Worker.HELD)
 
     def wait_held(self, count: int) -> None:
         wait_until(lambda: self.held() == count, 5, f"{count} are held")
@@ -633,8 +637,7 @@ def test_tcp_connections_are_bounded_and_leave(stages: Callable[..., Stage]) -> 
             stage.wait_held(2)
             wait_until(lambda: time.monotonic() - looked > LOOK_SECONDS, what="a look is due")
             with tcp_client(stage) as fifth:
-                row = stage.counters.row(0)
-                wait_until(lambda: row[Worker.ACCEPTED] == 5, what="the last one is accepted")
+                wait_until(lambda: stage.head(Worker.ACCEPTED) == 5, what="all are accepted")
                 assert stage.held() == 2
                 stage.publish(stage.entry(instance))
                 for client in (fourth, fifth):
