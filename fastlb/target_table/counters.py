@@ -158,17 +158,27 @@ class Counters:
         totals = TargetTotals(0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
         for index in range(rows):
             at = index * ROW + block(target)
-            head = self.cells[at : at + 12].tolist()
-            in_flight, requests, errors, last_byte, waiting, since, status_5xx, connections = head[
-                :8
-            ]
+            (
+                in_flight,
+                requests,
+                errors,
+                last_byte,
+                waiting,
+                since,
+                status_5xx,
+                connections,
+                _,
+                _,
+                queued,
+                queue_wait,
+            ) = self.cells[at : at + 12].tolist()
             totals.in_flight += in_flight
             totals.requests += requests
             totals.errors += errors
             totals.status_5xx += status_5xx
             totals.connections += connections
-            totals.queued += head[Cell.QUEUED]
-            totals.queue_wait_us += head[Cell.QUEUE_WAIT_US]
+            totals.queued += queued
+            totals.queue_wait_us += queue_wait
             totals.last_byte_ns = max(totals.last_byte_ns, last_byte)
             if waiting:
                 totals.waiting += waiting

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from fastlb.data_plane.hold import LOOK_SECONDS
 from fastlb.data_plane.worker import worker_main
 from fastlb.model.address import parse_address
 from fastlb.model.configuration import Configuration
@@ -112,8 +113,9 @@ class Stage:
 
     def wait_followed(self) -> None:
         """Until the worker has acted on the last table, and said so at a tick."""
-        row, generation = self.counters.row(0), self._table.generation
-        wait_until(lambda: row[Worker.GENERATION] == generation, 5, "the table is followed")
+        wait_until(
+            lambda: self.head(Worker.GENERATION) == self._table.generation, 5, "it is followed"
+        )
 
     def tell(self, message: pipe.Message) -> None:
         assert pipe.send(self._ours, message)
@@ -132,8 +134,11 @@ class Stage:
     def wanted(self) -> int:
         return self.read_pipe().count(Wanted("app"))
 
+    def head(self, cell: Worker) -> int:
+        return self.counters.row(0)[cell]
+
     def held(self) -> int:
-        return self.counters.row(0)[Worker.HELD]
+        return self.head(Worker.HELD)
 
     def wait_held(self, count: int) -> None:
         wait_until(lambda: self.held() == count, 5, f"{count} are held")
@@ -525,13 +530,19 @@ def test_the_only_instance_is_killed_under_load(stage: Stage) -> None:
 
 
 def test_a_drain_ends_the_wait_at_once(stage: Stage) -> None:
-    with stage.client(REQUESTS["GET"]) as client, stage.client() as idle:
-        stage.wait_held(1)
+    with (
+        stage.client(REQUESTS["GET"]) as client,
+        stage.client() as idle,
+        tcp_client(stage) as stream,
+    ):
+        stage.wait_held(2)
         begun = time.monotonic()
         stage.tell(Drain(20.0))
         found = client.answer()
         assert is_503(found, "fastlb is stopping")
         assert found.fields("Connection") == ["close"]
+        with pytest.raises(Ended):
+            stream.answer()
         idle.send([REQUESTS["GET"]])
         assert is_503(idle.answer(), "fastlb is stopping")
         stage.process.join(15)
@@ -559,6 +570,18 @@ def test_without_a_supervisor_it_goes_on(stage: Stage, instance: RawTarget) -> N
         stage.process.join(15)
 
 
+def test_more_than_one_turn_lets_go(stages: Callable[..., Stage], instance: RawTarget) -> None:
+    stage = stages(requests=250)
+    with ExitStack() as stack:
+        clients = [stack.enter_context(stage.client(REQUESTS["POST"])) for _ in range(250)]
+        stage.wait_held(250)
+        entry = stage.entry(instance)
+        stage.publish(entry)
+        for client in clients:
+            assert client.answer().status == 200
+    wait_until(lambda: stage.totals(entry).queued == 250, 5, "all are counted")
+
+
 # -- TCP
 
 
@@ -566,6 +589,11 @@ def tcp_client(stage: Stage, data: bytes = b"") -> RawClient:
     client = RawClient(stage.tcp_port, 15)
     client.send([data] if data else [])
     return client
+
+
+def greet(connection: RawConnection) -> None:
+    connection.send(b"hello")
+    connection.read_to_end()
 
 
 def test_tcp_connections_wait_too(stage: Stage) -> None:
@@ -591,19 +619,29 @@ def test_tcp_connections_wait_too(stage: Stage) -> None:
 
 def test_tcp_connections_are_bounded_and_leave(stages: Callable[..., Stage]) -> None:
     stage = stages(requests=2)
-    with tcp_client(stage) as first, tcp_client(stage, b"x") as second:
+    with (
+        RawTarget(greet) as instance,
+        tcp_client(stage) as first,
+        tcp_client(stage, b"x") as second,
+    ):
         stage.wait_held(2)
         with tcp_client(stage) as third, pytest.raises(Ended) as ended:
             third.answer()
+        looked = time.monotonic()
         assert ended.value.reset
         reset(first)
         stage.wait_held(1)
-        # What this one sent lies unread, so that nobody looked at it since; but when there is no room.
+        # What this one sent lies unread, so that nobody looked at it since: but where there is no room.
         reset(second)
-        with tcp_client(stage) as fourth, tcp_client(stage) as fifth:
+        with tcp_client(stage) as fourth:
             stage.wait_held(2)
-            assert silent(fourth)
-            assert silent(fifth)
+            wait_until(lambda: time.monotonic() - looked > LOOK_SECONDS, what="a look is due")
+            with tcp_client(stage) as fifth:
+                wait_until(lambda: stage.head(Worker.ACCEPTED) == 5, what="all are accepted")
+                assert stage.held() == 2
+                stage.publish(stage.entry(instance))
+                for client in (fourth, fifth):
+                    assert client.socket.recv(5, socket.MSG_WAITALL) == b"hello"
 
 
 def test_a_tcp_connection_is_reset_when_its_time_is_over(stages: Callable[..., Stage]) -> None:
@@ -615,10 +653,6 @@ def test_a_tcp_connection_is_reset_when_its_time_is_over(stages: Callable[..., S
 
 
 def test_a_tcp_connection_outlives_an_only_instance(stage: Stage) -> None:
-    def greet(connection: RawConnection) -> None:
-        connection.send(b"hello")
-        connection.read_to_end()
-
     with socket.create_server(("127.0.0.1", 0)) as one:
         address = f"127.0.0.1:{one.getsockname()[1]}"
     stage.publish(stage.entry(address))
