@@ -13,11 +13,18 @@ from fastlb.model.configuration import Configuration
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.usage = "fastlb check [--config FILE] [--print] [FLAGS OF fastlb run]"
+    parser.usage = (
+        "fastlb check [--config FILE] [--print [--show-env]] [FLAGS OF fastlb run] [-- COMMAND ...]"
+    )
     parser.add_argument(
         "--print",
         action="store_true",
         help="write the effective configuration, defaults included, as TOML to standard output",
+    )
+    parser.add_argument(
+        "--show-env",
+        action="store_true",
+        help="with --print, show the values of environment variables, which are hidden otherwise",
     )
     add_configuration_flags(parser)
 
@@ -35,7 +42,7 @@ def check(arguments: argparse.Namespace) -> int:
     for warning in loaded.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     if arguments.print:
-        print(to_toml(loaded.configuration), end="")
+        print(to_toml(loaded.configuration, show_env=arguments.show_env), end="")
     else:
         print(f"{source}ok: {summary(loaded.configuration)}")
     return 0
@@ -43,11 +50,13 @@ def check(arguments: argparse.Namespace) -> int:
 
 def summary(configuration: Configuration) -> str:
     listeners, groups = configuration.listeners, configuration.target_groups
+    scaled = configuration.auto_scaling_groups
     return ", ".join(
         [
             counted(len(listeners), "listener"),
             counted(sum(len(one.rules) for one in listeners), "rule"),
             counted(len(groups), "target group"),
             counted(sum(len(one.targets) for one in groups), "target"),
+            *([counted(len(scaled), "auto scaling group")] if scaled else []),
         ]
     )

@@ -13,9 +13,9 @@ from typing import Any
 
 from fastlb.config import Loaded, Overrides, load
 from fastlb.config.load import SETTING_CLASSES
-from fastlb.config.values import to_flag_text
+from fastlb.config.write_values import to_flag_text
 from fastlb.errors import ConfigError
-from fastlb.model.settings import Setting, declared, default_of
+from fastlb.model.settings import Kind, Setting, declared, default_of
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "listeners and targets": ("--algorithm", "--trusted-proxies", "--retries"),
@@ -37,22 +37,42 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "limits": ("--max-connections", "--max-header-bytes", "--max-body-bytes"),
     "processes": ("--name", "--workers"),
+    "auto scaling": (
+        *("--min", "--max", "--health-check-grace", "--warmup", "--slow-start"),
+        *("--zero-after", "--hold-timeout", "--bake-time"),
+        *("--user", "--stop-timeout", "--max-rss", "--max-lifetime"),
+    ),
     "logs": ("--access-log", "--log-level"),
 }
-METAVARS = {
+AUTO_SCALING = """\
+fastlb starts the app itself, as many times as the load asks for. The app's
+command stands after --, and {socket} or {port} in it is where each instance
+must listen. With --min and without --max the number stays --min.
+
+  fastlb run --listen http://127.0.0.1:8080 --min 2 --max 8 \\
+      --scale cpu=60 -- uvicorn app:app --uds {socket}
+  fastlb run --listen http://127.0.0.1:8080 --max 4 \\
+      --scale requests=500/min -- node server.js --port {port}
+"""
+METAVARS: dict[Kind, str] = {
     "text": "TEXT",
+    "texts": "[TEXT, ...]",
     "count": "N",
+    "number": "NUMBER",
     "bytes": "SIZE",
     "duration": "TIME",
     "choice": "NAME",
     "ranges": "RANGES",
+    "percents": "[N, ...]",
     "networks": "CIDR,...",
     "path": "PATH",
+    "environment": "{ NAME = TEXT }",
 }
 EPILOG = """\
 TIME has its unit: 500ms, 2s, 1m, 1h. SIZE is 4096, 64KiB or 1MB. RANGES are 200-399,404.
 Every flag can be written in the file too, and overrides it there: a listener's in every
-listener, a target group's in every group.
+listener, a target group's in every target group, one of auto scaling in every auto scaling
+group.
 """
 
 
@@ -68,9 +88,12 @@ def add_configuration_flags(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     known = {flag: (item, setting) for _, item, setting, flag in settings_with_flags()}
     for title, flags in GROUPS.items():
-        group = parser.add_argument_group(title)
+        about = AUTO_SCALING if title == "auto scaling" else None
+        group = parser.add_argument_group(title, about)
         if title == "listeners and targets":
             _add_listen_and_target(group)
+        if title == "auto scaling":
+            _add_scale(group)
         for flag in flags:
             item, setting = known.pop(flag)
             _add(group, flag, setting, default_of(item))
@@ -106,6 +129,19 @@ def _add_listen_and_target(group: argparse._ArgumentGroup) -> None:
     )
 
 
+def _add_scale(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--scale",
+        metavar="METRIC=TARGET",
+        action="append",
+        default=[],
+        help="keep the metric's mean over the instances near the target: cpu=60 (percent of one "
+        "core), requests=500/min or 20/s, in_flight=10, rss=300MiB, queue_wait=50ms; replaces "
+        "the scaling policies; may be repeated, then the one that asks for most instances wins "
+        "(default cpu=60, if --max is over --min)",
+    )
+
+
 def _add(group: argparse._ArgumentGroup, flag: str, setting: Setting, default: Any) -> None:
     shown = to_flag_text(setting, default)
     if setting.kind == "text" and default is not None:
@@ -132,7 +168,13 @@ def configuration_of(arguments: argparse.Namespace) -> Loaded:
     settings = {
         flag: given[flag] for *_, flag in settings_with_flags() if given.get(flag) is not None
     }
-    overrides = Overrides(tuple(arguments.listen), tuple(arguments.target), settings)
+    overrides = Overrides(
+        tuple(arguments.listen),
+        tuple(arguments.target),
+        settings,
+        arguments.app_command,
+        tuple(arguments.scale),
+    )
     path = config_path(arguments)
     if path is None:
         return load(overrides=overrides)

@@ -22,8 +22,11 @@ COMMANDS = {
     "status": "show listeners, targets with their states and reasons, and workers",
     "demo": "serve on http://127.0.0.1:8080 in front of demo workers, to try it out",
 }
+WITH_APP_COMMAND = ("run", "check")
+"""Those that take the app's own command after `--`."""
 EPILOG = """\
 fastlb run --listen http://127.0.0.1:8080 --target 127.0.0.1:9001 --target 127.0.0.1:9002
+fastlb run --listen http://127.0.0.1:8080 --min 2 --max 8 -- uvicorn app:app --uds {socket}
 fastlb run --config fastlb.toml
 
 Exit status: 0 after a clean stop, 1 for a failure at run time, 2 for usage or configuration.
@@ -36,7 +39,15 @@ def run(argv: list[str]) -> int:
         parser = _parser(argv)
         if argv and not argv[0].startswith("-") and argv[0] not in COMMANDS:
             parser.error(f'there is no command "{argv[0]}"{near(argv[0], COMMANDS)}')
-        arguments = parser.parse_args(with_negative_values(argv))
+        words, app_command = _split_at_dashes(argv)
+        if app_command is not None and words[:1] and words[0] not in WITH_APP_COMMAND:
+            parser.error(f"{words[0]} takes no command after --; fastlb run -- COMMAND does")
+        if app_command == []:
+            parser.error(
+                "expected the app's command after --, such as -- uvicorn app:app --uds {socket}"
+            )
+        arguments = parser.parse_args(with_negative_values(words))
+        arguments.app_command = tuple(app_command or ())
         command: Callable[[argparse.Namespace], int] = arguments.command
         status = command(arguments)
         sys.stdout.flush()
@@ -53,6 +64,15 @@ def run(argv: list[str]) -> int:
         return 0
     except KeyboardInterrupt:
         return 130
+
+
+def _split_at_dashes(argv: list[str]) -> tuple[list[str], list[str] | None]:
+    """What stands before a bare `--` and after it; None where there is no `--`. Done here, since
+    argparse would take the words after it for ours."""
+    if "--" not in argv:
+        return argv, None
+    at = argv.index("--")
+    return argv[:at], argv[at + 1 :]
 
 
 def _parser(argv: list[str]) -> argparse.ArgumentParser:

@@ -11,19 +11,27 @@ from fastlb.errors import ConfigError
 WHAT_TO_TYPE = [
     "run: there is nothing to listen on; type for example",
     "  fastlb run --listen http://127.0.0.1:8080 --target 127.0.0.1:9001 --target 127.0.0.1:9002",
+    "  fastlb run --listen http://127.0.0.1:8080 -- uvicorn app:app --uds {socket}",
     "  fastlb run --config fastlb.toml",
     "or `fastlb demo` to see it work",
 ]
+WITHOUT_LISTEN = (
+    "run: there is nothing to listen on; add --listen http://127.0.0.1:8080, or --config FILE, "
+    "before the --"
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.usage = "fastlb run [--config FILE] [--listen URL ...] [--target ADDRESS ...] [FLAGS]"
+    parser.usage = (
+        "fastlb run [--config FILE] [--listen URL ...] [--target ADDRESS ...] [FLAGS] "
+        "[-- COMMAND ...]"
+    )
     add_configuration_flags(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     if not arguments.config and not arguments.listen:
-        raise ConfigError(WHAT_TO_TYPE)
+        raise ConfigError([WITHOUT_LISTEN] if arguments.app_command else WHAT_TO_TYPE)
     loaded = configuration_of(arguments)
     for warning in loaded.warnings:
         print(f"fastlb: warning: {warning}", file=sys.stderr)

@@ -164,6 +164,8 @@ def _warnings(listeners: list[PlacedListener], groups: list[PlacedGroup]) -> Ite
     for one in groups:
         if one.group.name not in used:
             yield f"{one.path}: no listener forwards to it; its targets stay unused"
+        elif one.group.auto_scaling_group is not None:
+            continue
         elif not one.group.targets:
             yield f"{one.path}: has no targets: what is forwarded to it is answered 503"
         elif not any(target.weight for target in one.group.targets):

@@ -1,7 +1,7 @@
 """A TOML document and what flags said, together, to a checked Configuration.
 
 Flags override the file: one of a Listener's settings in every listener, one of a TargetGroup's or a
-HealthCheck's in every group.
+HealthCheck's in every target group, and so on.
 """
 
 from __future__ import annotations
@@ -13,6 +13,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from fastlb.config.check import check
+from fastlb.config.check_auto_scaling import check_auto_scaling
+from fastlb.config.read_auto_scaling import (
+    COMMAND_FLAG,
+    Draft,
+    PlacedAutoScalingGroup,
+    finish,
+    policies_of_flags,
+    read_auto_scaling_group,
+    with_command,
+)
 from fastlb.config.read_groups import (
     NOWHERE,
     PlacedGroup,
@@ -27,15 +37,20 @@ from fastlb.config.table import Table, check_setting
 from fastlb.config.values import from_flag
 from fastlb.errors import ConfigError
 from fastlb.model.address import Address
+from fastlb.model.auto_scaling import AutoScalingGroup, InstanceRefresh, LaunchTemplate
 from fastlb.model.configuration import Configuration
 from fastlb.model.health_check import HealthCheck
 from fastlb.model.listener import Forward, Listener, WeightedGroup
 from fastlb.model.settings import declared
 from fastlb.model.target_group import Target, TargetGroup
 
-SETTING_CLASSES: tuple[type, ...] = (Configuration, Listener, TargetGroup, HealthCheck)
+AUTO_SCALING_CLASSES: tuple[type, ...] = (AutoScalingGroup, LaunchTemplate, InstanceRefresh)
+SETTING_CLASSES: tuple[type, ...] = (
+    *(Configuration, Listener, TargetGroup, HealthCheck),
+    *AUTO_SCALING_CLASSES,
+)
 DEFAULT_GROUP = "default"
-"""The group of `--target` and `--listen` where no file names another."""
+"""The group of `--target`, `--listen` and of a command where no file names another."""
 
 HTTP_ONLY = (
     *("--header-timeout", "--max-header-bytes", "--max-body-bytes", "--trusted-proxies"),
@@ -47,11 +62,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Overrides:
-    """What flags said, as their text; `settings` by flag, `--idle-timeout` and so on."""
+    """What flags said, as their text; `settings` by flag, `--idle-timeout` and so on; `command` is
+    what stands after `--`, and `scale` what each `--scale` says."""
 
     listen: tuple[str, ...] = ()
     target: tuple[str, ...] = ()
     settings: Mapping[str, str] = field(default_factory=dict)
+    command: tuple[str, ...] = ()
+    scale: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +94,9 @@ def load(toml: str = "", overrides: Overrides | None = None, source: str = "") -
 
     top = Table(document, "", problems, "a table")
     groups = _override_targets(_groups(top), overrides.target, problems)
+    drafts, drafts_unread = _drafts(top)
+    if overrides.command and not drafts_unread:
+        drafts, groups = _override_command(drafts, groups, overrides.command, problems)
     listeners = [
         read_listener(Table(raw, path, problems, "a table with an address and a default"))
         for path, raw in top.items("listeners", "[[listeners]] tables")
@@ -86,6 +107,9 @@ def load(toml: str = "", overrides: Overrides | None = None, source: str = "") -
     top.close()
 
     chosen = _settings_of_flags(overrides.settings, problems)
+    if not drafts and not drafts_unread:
+        problems.extend(_flags_without_group(overrides))
+    scaled = _scaled(drafts, chosen, overrides, problems)
     configuration = Configuration(
         listeners=tuple(replace(one.listener, **chosen[Listener]) for one in listeners),
         target_groups=tuple(
@@ -96,14 +120,18 @@ def load(toml: str = "", overrides: Overrides | None = None, source: str = "") -
             )
             for one in groups
         ),
+        auto_scaling_groups=tuple(one.group for one in scaled),
         **(settings | chosen[Configuration]),
     )
     unread = not listeners and "listeners" in top.values and top.values["listeners"] != []
     found, warnings = check(listeners, groups, listeners_unread=unread)
     problems.extend(found)
+    found, more_warnings = check_auto_scaling(scaled, groups, unread=drafts_unread)
+    problems.extend(found)
     if problems:
         raise ConfigError(problems)
-    return Loaded(configuration, (*warnings, *_without_effect(configuration, overrides.settings)))
+    without_effect = _without_effect(configuration, overrides.settings)
+    return Loaded(configuration, (*warnings, *more_warnings, *without_effect))
 
 
 def _syntax(error: Exception) -> str:
@@ -134,6 +162,81 @@ def _groups(top: Table) -> list[PlacedGroup]:
         top.values["target_groups"], "target_groups", top.problems, "[target_groups.NAME] tables"
     )
     return [read_group(name, raw, top.problems) for name, raw in table.values.items()]
+
+
+def _drafts(top: Table) -> tuple[list[Draft], bool]:
+    """What the file says of auto scaling groups, and whether it says it unreadably."""
+    if not top.has("auto_scaling_groups"):
+        return [], False
+    table = Table(
+        top.values["auto_scaling_groups"],
+        "auto_scaling_groups",
+        top.problems,
+        "[auto_scaling_groups.NAME] tables",
+    )
+    drafts = [
+        read_auto_scaling_group(name, raw, top.problems) for name, raw in table.values.items()
+    ]
+    return drafts, not table.is_table
+
+
+def _override_command(
+    drafts: list[Draft], groups: list[PlacedGroup], command: tuple[str, ...], problems: list[str]
+) -> tuple[list[Draft], list[PlacedGroup]]:
+    """The command after `--` replaces that of the only auto scaling group. Where there is none, it
+    makes one, of the only target group or of `default`."""
+    if len(drafts) > 1:
+        known = ", ".join(one.name for one in drafts)
+        problems.append(f"{COMMAND_FLAG}: expected one auto scaling group; there are {known}")
+        return drafts, groups
+    if drafts:
+        return [with_command(drafts[0], command, problems)], groups
+    name = _flag_group(groups) if groups else DEFAULT_GROUP
+    if name is None:
+        known = ", ".join(one.group.name for one in groups)
+        problems.append(
+            f"{COMMAND_FLAG}: expected one target group, or one named {DEFAULT_GROUP}, or an auto "
+            f"scaling group that the command is of; there are {known}"
+        )
+    placed = groups or [PlacedGroup(COMMAND_FLAG, TargetGroup(name=DEFAULT_GROUP), ())]
+    users = [
+        replace(one, group=replace(one.group, auto_scaling_group=DEFAULT_GROUP))
+        if one.group.name == name and one.group.auto_scaling_group is None
+        else one
+        for one in placed
+    ]
+    return [with_command(Draft(COMMAND_FLAG, DEFAULT_GROUP), command, problems)], users
+
+
+def _scaled(
+    drafts: list[Draft],
+    chosen: dict[type, dict[str, Any]],
+    overrides: Overrides,
+    problems: list[str],
+) -> list[PlacedAutoScalingGroup]:
+    if overrides.scale:
+        policies = policies_of_flags(overrides.scale, problems)
+        drafts = [replace(one, policies=policies) for one in drafts]
+    flags = {
+        item.name: setting.flag
+        for item, setting in declared(AutoScalingGroup)
+        if setting.flag is not None and setting.flag in overrides.settings
+    }
+    return [finish(one, chosen, flags) for one in drafts]
+
+
+def _flags_without_group(overrides: Overrides) -> Iterator[str]:
+    given = [
+        setting.flag
+        for cls in AUTO_SCALING_CLASSES
+        for _, setting in declared(cls)
+        if setting.flag is not None and setting.flag in overrides.settings
+    ]
+    for flag in [*given, *(["--scale"] if overrides.scale else [])]:
+        yield (
+            f"{flag}: there is no auto scaling group: add the app's command after --, or "
+            "[auto_scaling_groups.NAME] to the file"
+        )
 
 
 def _override_targets(
@@ -173,7 +276,8 @@ def _listeners_of_flags(
         problems.append(
             f"--listen: expected one target group, or one named {DEFAULT_GROUP}; there are {known}"
             if groups
-            else "--listen: there is nothing to forward to: add --target HOST:PORT"
+            else "--listen: there is nothing to forward to: add --target HOST:PORT, or the app's "
+            "command after --"
         )
     action = Forward((WeightedGroup(name),) if name is not None else ())
     stand_in: tuple[Protocol, Address] = ("http", NOWHERE)

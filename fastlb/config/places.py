@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from fastlb.model.auto_scaling import AutoScalingGroup, InstanceRefresh, LaunchTemplate
 from fastlb.model.configuration import Configuration
 from fastlb.model.health_check import HealthCheck
 from fastlb.model.listener import Listener
@@ -15,18 +16,35 @@ LISTENERS = "[[listeners]]"
 RULES = "[[listeners.rules]]"
 GROUPS = "[target_groups.NAME]"
 HEALTH_CHECKS = "[target_groups.NAME.health_check]"
+AUTO_SCALING_GROUPS = "[auto_scaling_groups.NAME]"
+LAUNCH_TEMPLATES = "[auto_scaling_groups.NAME.launch_template]"
+REFRESHES = "[auto_scaling_groups.NAME.refresh]"
+POLICIES = "[[auto_scaling_groups.NAME.policies]]"
 
 _SETTINGS: tuple[tuple[str, type], ...] = (
     (TOP, Configuration),
     (LISTENERS, Listener),
     (GROUPS, TargetGroup),
     (HEALTH_CHECKS, HealthCheck),
+    (AUTO_SCALING_GROUPS, AutoScalingGroup),
+    (LAUNCH_TEMPLATES, LaunchTemplate),
+    (REFRESHES, InstanceRefresh),
 )
 _TABLES = {
-    TOP: ("listeners", "target_groups"),
+    TOP: ("listeners", "target_groups", "auto_scaling_groups"),
     LISTENERS: ("default", "rules"),
     RULES: ("priority", "path", "method", "header", "query", "source_ip"),
-    GROUPS: ("targets", "health_check"),
+    GROUPS: ("targets", "health_check", "auto_scaling_group"),
+    AUTO_SCALING_GROUPS: ("launch_template", "policies", "refresh"),
+    # Not those that are more likely another key misspelt, such as `target` for `targets`.
+    POLICIES: (
+        "metric",
+        "disable_scale_in",
+        "steps",
+        "min_adjustment_magnitude",
+        "cron",
+        "time_zone",
+    ),
 }
 
 

@@ -13,7 +13,7 @@ from fastlb.config.read_actions import (
     read_rule,
 )
 from fastlb.config.table import NAME, NAME_EXPECTED, Table, child
-from fastlb.config.values import did_you_mean, got, read_count, wrong
+from fastlb.config.values import did_you_mean, got, read_count, read_text, wrong
 from fastlb.model.address import Address, parse_address
 from fastlb.model.health_check import HealthCheck
 from fastlb.model.listener import Listener
@@ -118,6 +118,9 @@ def read_group(name: str, raw: Any, problems: list[str]) -> PlacedGroup:
     group = TargetGroup(
         name=name,
         targets=tuple(target for _, target in placed),
+        auto_scaling_group=table.take(
+            "auto_scaling_group", lambda raw: read_text(raw, "the name of one"), None
+        ),
         health_check=_health_check(table),
         **table.settings(TargetGroup),
     )

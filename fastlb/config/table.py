@@ -11,14 +11,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from fastlb.config.places import right_place
-from fastlb.config.values import (
-    NETWORKS_EXAMPLE,
-    did_you_mean,
-    from_toml,
-    got,
-    read_network,
-    wrong,
-)
+from fastlb.config.values import COMMAND_EXAMPLE, WrongItems, did_you_mean, from_toml, got, wrong
+from fastlb.model.auto_scaling import LaunchTemplate
 from fastlb.model.health_check import HealthCheck
 from fastlb.model.settings import declared
 
@@ -39,6 +33,10 @@ def child(path: str, key: str) -> str:
     return f"{path}.{shown}" if path else shown
 
 
+def _item(path: str, place: int | str) -> str:
+    return f"{path}[{place}]" if isinstance(place, int) else child(path, place)
+
+
 def check_setting(cls: type, name: str, value: Any) -> None:
     """What a setting's kind cannot say about it: ValueError where the value would not do."""
     if value is None:
@@ -49,6 +47,17 @@ def check_setting(cls: type, name: str, value: Any) -> None:
         raise wrong("a path such as /health, percent-encoded", value)
     if cls is HealthCheck and name == "host" and not _FIELD_VALUE.fullmatch(value):
         raise wrong("a Host header such as app.example.com", value)
+    if cls is LaunchTemplate:
+        _check_launch_template(name, value)
+
+
+def _check_launch_template(name: str, value: Any) -> None:
+    if name == "command" and not (value and value[0].strip()):
+        raise ValueError(f"expected a program and its arguments such as {COMMAND_EXAMPLE}")
+    if name == "cwd" and not value.startswith("/"):
+        raise wrong("an absolute path such as /srv/app", value)
+    if name == "log" and value != "inherit" and not value.startswith("/"):
+        raise wrong("inherit, or the absolute path of a folder such as /var/log/app", value)
 
 
 class Table:
@@ -113,13 +122,13 @@ class Table:
         for item, setting in declared(cls):
             if not self.has(item.name):
                 continue
-            if setting.kind == "networks":
-                found[item.name] = self.each(item.name, NETWORKS_EXAMPLE, read_network)
-                continue
             try:
                 value = from_toml(setting, self.values[item.name])
                 check_setting(cls, item.name, value)
                 found[item.name] = value
+            except WrongItems as error:
+                for place, message in error.found:
+                    self.note(_item(self.at(item.name), place), message)
             except ValueError as error:
                 self.note(self.at(item.name), error)
         return found

@@ -1,4 +1,4 @@
-"""One value of each kind of setting, from TOML or a flag to the model and back.
+"""One value of each kind of setting, from TOML or a flag to the model; back is `write_values`.
 
 Knows the kinds and their spelling; not which settings there are, nor where in a file one stands. A
 wrong value raises ValueError with what was expected and what was there.
@@ -7,16 +7,20 @@ wrong value raises ValueError with what was expected and what was there.
 from __future__ import annotations
 
 import difflib
+import itertools
 import json
 import re
-from collections.abc import Iterable
+import shlex
+from collections.abc import Callable, Iterable
 from decimal import Decimal
 from ipaddress import ip_network
-from typing import Any
+from typing import Any, TypeVar
 
-from fastlb.model.settings import Setting
+from fastlb.config.write_values import OFF, UNITS, format_bytes, format_duration, plain_number
+from fastlb.model.settings import Kind, Setting
 
-UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
+T = TypeVar("T")
+
 SIZES = {
     "": 1,
     "B": 1,
@@ -27,18 +31,28 @@ SIZES = {
     "MIB": 1024**2,
     "GIB": 1024**3,
 }
-OFF = "off"
 NETWORKS_EXAMPLE = '["10.0.0.0/8", "::1"]'
+COMMAND_EXAMPLE = '["uvicorn", "app:app", "--uds", "{socket}"]'
 _LONGEST = 365 * 86400.0
-_MOST = {"count": 2**31 - 1, "bytes": 2**53, "duration": _LONGEST}
+_MOST = {"count": 2**31 - 1, "number": 2**53, "bytes": 2**53, "duration": _LONGEST}
 _DURATION = re.compile(r"(\d{1,12}(?:\.\d+)?) ?(ms|s|m|h|d)", re.ASCII)
 _BYTES = re.compile(r"(\d{1,18}(?:\.\d{1,18})?) ?([KMG]i?B|B|)", re.ASCII | re.IGNORECASE)
 _RANGE = re.compile(r"(\d{1,9})(?:-(\d{1,9}))?", re.ASCII)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+_NOT_FOR_EXEC = re.compile(r"[\x00\ud800-\udfff]")
+_VARIABLE = re.compile(r"[!-<>-~]+")
+
+
+class WrongItems(ValueError):
+    """What is wrong with single items of a list or table: each one's index or key, and a message."""
+
+    def __init__(self, found: list[tuple[int | str, str]]) -> None:
+        super().__init__("; ".join(message for _, message in found))
+        self.found = found
 
 
 def from_toml(declared: Setting, raw: object) -> Any:
-    """The model's value of what stands in a TOML file."""
+    """The model's value of what stands in a TOML file. Raises WrongItems where only items are wrong."""
     if declared.optional and raw == OFF:
         return None
     return _READERS[declared.kind](declared, raw)
@@ -54,33 +68,6 @@ def from_flag(declared: Setting, text: str) -> Any:
     elif declared.kind == "networks":
         raw = [part.strip() for part in text.split(",") if part.strip()]
     return from_toml(declared, raw)
-
-
-def to_toml_value(declared: Setting, value: Any) -> object:
-    """What stands in a TOML file for the model's value: reading it gives the same value again."""
-    if value is None:
-        return OFF
-    match declared.kind:
-        case "duration":
-            return format_duration(value)
-        case "bytes":
-            return format_bytes(value)
-        case "ranges":
-            return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in value)
-        case "networks":
-            return list(value)
-        case _:
-            return value
-
-
-def to_flag_text(declared: Setting, value: Any) -> str:
-    """What a person reads and types for a value."""
-    plain = to_toml_value(declared, value)
-    if isinstance(plain, bool):
-        return "on" if plain else "off"
-    if isinstance(plain, list):
-        return ",".join(plain) or "none"
-    return str(plain)
 
 
 def got(raw: object) -> str:
@@ -103,22 +90,6 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`; did you mean "web"?` where something known is near, else nothing."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f'; did you mean "{near[0]}"?' if near else ""
-
-
-def format_duration(seconds: float) -> str:
-    """In the largest unit that takes a whole number; exact: reading it gives the same float."""
-    for unit in ("d", "h", "m", "s", "ms"):
-        number = round(seconds / UNITS[unit])
-        if (number or unit == "s") and number * UNITS[unit] == seconds:
-            return f"{number}{unit}"
-    return f"{Decimal(repr(seconds)):f}s"
-
-
-def format_bytes(size: int) -> str:
-    for unit, name in ((1024**3, "GiB"), (1024**2, "MiB"), (1024, "KiB")):
-        if size and size % unit == 0:
-            return f"{size // unit}{name}"
-    return f"{size}B"
 
 
 def read_text(raw: object, expected: str = "one line of text") -> str:
@@ -160,6 +131,22 @@ def read_network(raw: object) -> str:
     raise ValueError(str(wrong("a network such as 10.0.0.0/8 or ::1", raw)) + near)
 
 
+def read_number(raw: object, expected: str) -> float:
+    """A finite number, with or without a fraction; whole ones no larger than a float holds exactly."""
+    if not isinstance(raw, int | float) or isinstance(raw, bool) or not abs(raw) <= 2**53:
+        raise wrong(expected, raw)
+    return float(raw)
+
+
+def read_argument(raw: object) -> str:
+    """One word of a command: any text that a program can be given."""
+    if not isinstance(raw, str):
+        raise ValueError(f"{wrong('text', raw)}{_quoted(raw)}")
+    if _NOT_FOR_EXEC.search(raw):
+        raise wrong("UTF-8 text without NUL", raw)
+    return raw
+
+
 def _text(declared: Setting, raw: object) -> str:
     return read_text(raw)
 
@@ -189,6 +176,12 @@ def _duration(declared: Setting, raw: object) -> float:
     seconds = float(found[1]) * UNITS[found[2]]
     _within(declared, seconds, raw, "a duration", format_duration)
     return seconds
+
+
+def _number(declared: Setting, raw: object) -> float:
+    value = read_number(raw, "a number")
+    _within(declared, value, raw, "a number", lambda bound: str(plain_number(bound)))
+    return value
 
 
 def _within(declared: Setting, value: float, raw: object, what: str, show: Any) -> None:
@@ -237,12 +230,76 @@ def _ranges(declared: Setting, raw: object) -> tuple[tuple[int, int], ...]:
 
 
 def _networks(declared: Setting, raw: object) -> tuple[str, ...]:
+    return _items(raw, NETWORKS_EXAMPLE, read_network)
+
+
+def _texts(declared: Setting, raw: object) -> tuple[str, ...]:
+    if isinstance(raw, str):
+        raise ValueError(f"{wrong('a list', raw)}{_as_list(raw)}")
+    return _items(raw, COMMAND_EXAMPLE, read_argument)
+
+
+def _as_list(command: str) -> str:
+    """A hint for a command in one text: the list to write, where a shell would see one."""
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        words = []
+    listed = ", ".join(json.dumps(word, ensure_ascii=False) for word in words)
+    return f"; write [{listed}]" if words else ""
+
+
+def _choices(declared: Setting, raw: object) -> tuple[str, ...]:
+    example = f'["{declared.choices[0]}"]'
+    chosen = _items(raw, example, lambda item: read_choice(item, declared.choices))
+    if not chosen:
+        raise ValueError(f"expected one at least of {', '.join(declared.choices)}, got none")
+    if len(set(chosen)) < len(chosen):
+        raise ValueError(f"expected each one once, got {', '.join(chosen)}")
+    return chosen
+
+
+def _percents(declared: Setting, raw: object) -> tuple[int, ...]:
+    listed = _items(raw, "[25, 50]", lambda item: read_count(item, 1, 100))
+    for before, after in itertools.pairwise(listed):
+        if after <= before:
+            raise ValueError(f"expected growing percentages, got {after} after {before}")
+    return listed
+
+
+def _items(raw: object, example: str, read: Callable[[object], T]) -> tuple[T, ...]:
     if not isinstance(raw, list):
-        raise wrong(f"a list such as {NETWORKS_EXAMPLE}", raw)
-    return tuple(read_network(item) for item in raw)
+        raise wrong(f"a list such as {example}", raw)
+    found: list[T] = []
+    problems: list[tuple[int | str, str]] = []
+    for n, item in enumerate(raw):
+        try:
+            found.append(read(item))
+        except ValueError as error:
+            problems.append((n, str(error)))
+    if problems:
+        raise WrongItems(problems)
+    return tuple(found)
 
 
-_READERS = {
+def _environment(declared: Setting, raw: object) -> tuple[tuple[str, str], ...]:
+    """Sorted by name, since the order says nothing. No message shows a value: it may be a secret."""
+    if not isinstance(raw, dict):
+        raise ValueError('expected a table such as { MODE = "prod" }')
+    problems: list[tuple[int | str, str]] = []
+    for name, value in raw.items():
+        if not _VARIABLE.fullmatch(name):
+            problems.append((name, "expected a name of ASCII characters, without spaces and ="))
+        elif not isinstance(value, str):
+            problems.append((name, "expected text; put the value in quotes"))
+        elif _NOT_FOR_EXEC.search(value):
+            problems.append((name, "expected text without NUL"))
+    if problems:
+        raise WrongItems(problems)
+    return tuple(sorted(raw.items()))
+
+
+_READERS: dict[Kind, Callable[[Setting, object], Any]] = {
     "text": _text,
     "path": _text,
     "count": _count,
@@ -252,4 +309,9 @@ _READERS = {
     "choice": _choice,
     "ranges": _ranges,
     "networks": _networks,
+    "texts": _texts,
+    "number": _number,
+    "choices": _choices,
+    "percents": _percents,
+    "environment": _environment,
 }

@@ -24,6 +24,7 @@ from fastlb.cli.reference import BEGIN, END, main, put_between_markers, referenc
 from fastlb.cli.status_view import latency, render, size, span
 from fastlb.config import load
 from fastlb.errors import FastlbError
+from fastlb.model.auto_scaling import TargetTracking
 from fastlb.model.configuration import Configuration
 
 FLAGS_OF_RUN = """
@@ -31,6 +32,8 @@ FLAGS_OF_RUN = """
 --health-timeout --healthy-threshold --unhealthy-threshold --health-matcher --no-health-check
 --connect-timeout --response-timeout --idle-timeout --header-timeout --drain-timeout --retries
 --max-connections --max-header-bytes --max-body-bytes --trusted-proxies --access-log --log-level
+--min --max --scale --warmup --slow-start --health-check-grace --zero-after --hold-timeout --bake-time
+--user --stop-timeout --max-rss --max-lifetime
 """
 
 GOOD = ["--listen", "http://127.0.0.1:8080", "--target", "127.0.0.1:9001"]
@@ -121,6 +124,26 @@ def test_run_without_anything_says_what_to_type(capsys: pytest.CaptureFixture[st
     assert "fastlb: --listen: there is nothing to forward to" in capsys.readouterr().err
 
 
+def test_run_without_listen_says_what_to_add(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["run", "--min", "2", "--", "node", "server.js", "--port", "{port}"]) == 2
+    shown = capsys.readouterr().err
+    assert "there is nothing to listen on; add --listen http://127.0.0.1:8080" in shown
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        ("status -- x", "status takes no command after --; fastlb run -- COMMAND does"),
+        ("run --listen http://:1 --", "expected the app's command after --, such as"),
+        ("statsu -- x", 'there is no command "statsu"; did you mean status?'),
+        ("-- x", "usage: fastlb"),
+    ],
+)
+def test_dashes_without_a_use(argv: str, expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(argv.split()) == 2
+    assert expected in capsys.readouterr().err
+
+
 @pytest.fixture
 def supervisor(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """In place of the two planes: `answer` is what `run_supervisor` does, `got` what it was given."""
@@ -172,6 +195,23 @@ def test_flags_override_the_file(supervisor: dict[str, Any], tmp_path: Path) -> 
     assert supervisor["configuration"].target_groups[0].health_check.enabled
 
 
+def test_the_command_after_the_dashes_is_the_app_s_own(supervisor: dict[str, Any]) -> None:
+    app = ["app", "--listen", "{socket}", "-1", "--workers", "9", "--", "--help"]
+    argv = ["-l", "http://127.0.0.1:8080", "--min", "2", "--max=8", "--scale", "requests=20/s"]
+    assert run(["run", *argv, "--scale=cpu=60", "--", *app]) == 0
+    configuration: Configuration = supervisor["configuration"]
+    (scaling,) = configuration.auto_scaling_groups
+    assert scaling.launch_template.command == tuple(app)
+    assert (scaling.name, scaling.min, scaling.max) == ("default", 2, 8)
+    assert scaling.policies == (
+        TargetTracking(metric="requests", target=1200.0),
+        TargetTracking(metric="cpu", target=60.0),
+    )
+    (group,) = configuration.target_groups
+    assert (group.name, group.auto_scaling_group, group.targets) == ("default", "default", ())
+    assert configuration.workers == 0
+
+
 def test_the_status_of_run(supervisor: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     supervisor["answer"] = lambda: 1
     assert run(["run", *GOOD]) == 1
@@ -197,6 +237,32 @@ def test_check_prints_the_effective_configuration(capsys: pytest.CaptureFixture[
     configuration = load(printed).configuration
     assert configuration.target_groups[0].health_check.path == "/health"
     assert 'drain_timeout = "30s"' in printed
+
+
+def test_check_counts_auto_scaling_groups(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["check", "--listen", "http://:1", "--", "app", "{port}"]) == 0
+    shown = capsys.readouterr().out
+    assert shown == "ok: 1 listener, 0 rules, 1 target group, 0 targets, 1 auto scaling group\n"
+
+
+def test_check_prints_values_of_variables_only_if_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "fastlb.toml"
+    file.write_text(
+        "[auto_scaling_groups.a]\n[auto_scaling_groups.a.launch_template]\n"
+        'command = ["app", "{socket}"]\nenv = { KEY = "secret", MODE = "x y" }\n'
+    )
+    argv = ["check", "-c", str(file), *GOOD, "--print"]
+    assert run(argv) == 0
+    shown = capsys.readouterr()
+    assert "secret" not in shown.out + shown.err
+    assert 'env = { KEY = "***", MODE = "***" }' in shown.out
+    assert shown.out.startswith('# Values of `env` are hidden as "***"; --show-env shows them.\n')
+    assert run([*argv, "--show-env"]) == 0
+    shown = capsys.readouterr()
+    assert 'env = { KEY = "secret", MODE = "x y" }' in shown.out
+    assert not shown.out.startswith("#")
 
 
 def test_check_says_each_error_on_a_line(

@@ -13,15 +13,9 @@ from hypothesis import strategies as st
 
 from fastlb.config import Loaded, Overrides, load, to_toml
 from fastlb.config.load import SETTING_CLASSES
-from fastlb.config.values import (
-    format_bytes,
-    format_duration,
-    from_flag,
-    from_toml,
-    to_flag_text,
-    to_toml_value,
-)
+from fastlb.config.values import from_flag, from_toml
 from fastlb.config.write import inline
+from fastlb.config.write_values import format_bytes, format_duration, to_flag_text, to_toml_value
 from fastlb.errors import ConfigError
 from fastlb.model.address import Address
 from fastlb.model.configuration import Configuration
@@ -37,7 +31,8 @@ from fastlb.model.listener import (
     WeightedGroup,
 )
 from fastlb.model.settings import Setting, declared, default_of
-from fastlb.model.target_group import Target, TargetGroup
+from fastlb.model.target_group import Target
+from tests.support.configurations import configurations, problems_of
 
 WHOLE = """
 workers = 2
@@ -77,6 +72,11 @@ health_check = false
 targets = [":9003"]
 [target_groups.admin]
 targets = ["127.0.0.1:9004"]
+"""
+AUTO_SCALING = """
+auto_scaling_group = "app"
+[auto_scaling_groups.app]
+launch_template = { command = ["app", "{socket}"] }
 """
 
 
@@ -121,12 +121,6 @@ def test_the_whole_of_it() -> None:
     assert groups["api"].health_check == HealthCheck(enabled=False)
     assert groups["api"].targets == (Target(Address("localhost", 9002), weight=2),)
     assert groups["api-canary"].targets == (Target(Address("127.0.0.1", 9003)),)
-
-
-def problems_of(toml: str, overrides: Overrides | None = None) -> list[str]:
-    with pytest.raises(ConfigError) as caught:
-        load(toml, overrides, source="fastlb.toml")
-    return caught.value.problems
 
 
 LISTENER = '[[listeners]]\naddress = "http://:80"\ndefault = { forward = "web" }\n'
@@ -521,7 +515,7 @@ def test_every_default_can_be_said_in_the_file_and_by_its_flag(
     setting: Setting, default: Any
 ) -> None:
     assert from_toml(setting, to_toml_value(setting, default)) == default
-    if default != ():
+    if setting.flag is not None and default != ():
         assert from_flag(setting, to_flag_text(setting, default)) == default
 
 
@@ -540,138 +534,7 @@ def test_sizes_are_written_exactly(size: int) -> None:
     assert from_toml(Setting("bytes", "", ""), format_bytes(size)) == size
 
 
-# Configurations as a user could have written them, for the round trip.
-
-names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,12}", fullmatch=True)
-printable = st.text(st.characters(min_codepoint=32, exclude_categories=["Cs"]), max_size=12).filter(
-    lambda text: "\x7f" not in text
-)
-some_text = printable.filter(bool)
-hosts = st.one_of(
-    st.ip_addresses().map(str), st.sampled_from(["localhost", "app.internal", "a-b.example"])
-)
-tcp_addresses = st.builds(Address, hosts, st.integers(1000, 65535))
-# Of other ports than the targets', lest one should be the other.
-listen_addresses = st.builds(Address, hosts, st.integers(1, 999))
-unix_addresses = st.from_regex(r"/[ -.0-~][ -~]{0,40}", fullmatch=True).map(
-    lambda path: Address(path=path)
-)
-targets = st.builds(
-    Target, st.one_of(tcp_addresses, unix_addresses), st.integers(0, 999), st.booleans()
-)
-networks = st.one_of(
-    st.ip_addresses(v=4).map(lambda ip: f"{ip}/32"), st.just("10.0.0.0/8"), st.just("fe80::/10")
-)
-
-
-def values(setting: Setting) -> st.SearchStrategy[Any]:
-    least = setting.least or 0
-    match setting.kind:
-        case "text" | "path":
-            strategy: st.SearchStrategy[Any] = names.filter(lambda text: text != "off")
-        case "count" | "bytes":
-            strategy = st.integers(int(least), int(setting.most or 2**31 - 1))
-        case "duration":
-            strategy = st.floats(least, setting.most or 86400.0)
-        case "switch":
-            strategy = st.booleans()
-        case "choice":
-            strategy = st.sampled_from(setting.choices)
-        case "ranges":
-            pair = st.tuples(st.integers(100, 599), st.integers(100, 599)).map(sorted).map(tuple)
-            strategy = st.lists(pair, min_size=1, max_size=3).map(tuple)
-        case "networks":
-            strategy = st.lists(networks, max_size=3).map(tuple)
-    return st.none() | strategy if setting.optional else strategy
-
-
-def settings_of(cls: type, **also: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    return st.builds(
-        cls, **({item.name: values(setting) for item, setting in declared(cls)} | also)
-    )
-
-
-def lists(strategy: st.SearchStrategy[Any], least: int = 0) -> st.SearchStrategy[Any]:
-    return st.lists(strategy, min_size=least, max_size=2).map(tuple)
-
-
-health_checks = settings_of(
-    HealthCheck, path=st.sampled_from([None, "/", "/health?x=%20"]), host=st.none() | names
-).filter(lambda one: one.host != "off")
-
-
-@st.composite
-def configurations(draw: st.DrawFn) -> Configuration:
-    group_names = draw(st.lists(names, min_size=1, max_size=3, unique=True))
-    by_address = lambda target: str(target.address).lower()  # noqa: E731
-    groups = tuple(
-        draw(
-            settings_of(
-                TargetGroup,
-                name=st.just(name),
-                targets=st.lists(targets, max_size=3, unique_by=by_address).map(tuple),
-                health_check=health_checks,
-            )
-        )
-        for name in group_names
-    )
-    forwards = st.builds(
-        lambda chosen, weights: Forward(
-            tuple(WeightedGroup(*one) for one in zip(chosen, weights, strict=False))
-        ),
-        st.lists(st.sampled_from(group_names), min_size=1, unique=True),
-        st.lists(st.integers(1, 999), min_size=3, max_size=3),
-    )
-    redirects = st.builds(
-        Redirect,
-        status=st.sampled_from([301, 302, 308]),
-        protocol=st.sampled_from(["http", "https", "#{protocol}"]),
-        host=st.sampled_from(["#{host}", "a.example", "www.#{host}", "[::1]"]),
-        port=st.integers(1, 65535).map(str),
-        path=printable.map(lambda text: "/" + text.replace("?", "").replace("#", "")),
-        query=st.sampled_from(["", "#{query}", "a=#{path}"]),
-    )
-    fixed = st.builds(
-        FixedResponse,
-        status=st.sampled_from([200, 404, 503]),
-        body=st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
-        content_type=st.sampled_from(["text/plain", "text/html; charset=utf-8"]),
-    )
-    actions = st.one_of(forwards, redirects, fixed)
-    rules = st.builds(
-        Rule,
-        priority=st.integers(1, 50000),
-        action=actions,
-        path=lists(st.from_regex(r"""/[!"$-~]{0,12}""", fullmatch=True), 1),
-        host=lists(st.sampled_from(["*.example.com", "é.example", "[::1]"])),
-        method=lists(st.sampled_from(["GET", "M-SEARCH"])),
-        header=lists(st.builds(Header, st.just("X-Y"), lists(some_text, 1))),
-        query=lists(st.builds(QueryPair, st.none() | some_text, printable)),
-        source_ip=lists(networks),
-    )
-    listeners = []
-    for address in draw(
-        st.lists(listen_addresses, min_size=1, max_size=3, unique_by=lambda one: one.port)
-    ):
-        http = draw(st.booleans())
-        listeners.append(
-            draw(
-                settings_of(
-                    Listener,
-                    protocol=st.just("http" if http else "tcp"),
-                    address=st.just(address),
-                    default=actions if http else forwards,
-                    rules=st.lists(rules, max_size=3, unique_by=lambda one: one.priority).map(tuple)
-                    if http
-                    else st.just(()),
-                )
-            )
-        )
-    return draw(
-        settings_of(
-            Configuration, listeners=st.just(tuple(listeners)), target_groups=st.just(groups)
-        )
-    )
+# The round trip
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(Hypothesis))
@@ -681,7 +544,7 @@ def test_the_effective_configuration_reads_back_as_the_same(configuration: Confi
 
 
 def test_the_effective_configuration_names_every_setting() -> None:
-    text = to_toml(load(WHOLE).configuration)
+    text = to_toml(load(WHOLE + AUTO_SCALING).configuration)
     for cls in SETTING_CLASSES:
         for item, _ in declared(cls):
             assert re.search(rf"^{item.name} = ", text, re.MULTILINE), item.name
@@ -691,6 +554,8 @@ def test_the_effective_configuration_names_every_setting() -> None:
 KEYS = [
     *("listeners", "target_groups", "address", "default", "rules", "forward", "redirect"),
     *("targets", "web", "fixed_response", "header", "query", "priority", "path", "group", "weight"),
+    *("auto_scaling_groups", "launch_template", "command", "shell", "env", "policies", "type"),
+    *("metric", "steps", "add", "set", "from", "above", "cron", "time_zone", "min", "max"),
 ]
 
 
