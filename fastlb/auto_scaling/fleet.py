@@ -31,7 +31,7 @@ from fastlb.auto_scaling.instance import (
     open_output,
 )
 from fastlb.auto_scaling.ports import until_it_listens
-from fastlb.auto_scaling.process import InstanceProcess, marked
+from fastlb.auto_scaling.process import InstanceProcess, ids_of, marked
 from fastlb.auto_scaling.records import InstanceRecord, Records
 from fastlb.auto_scaling.targets import RegisteredTarget, Registrar
 from fastlb.child_process import start_time
@@ -150,6 +150,10 @@ class Fleet:
         template, id, address = instance.template, instance.id, instance.address
         output = instance.output.open_for_child()
         try:
+            if template.user is not None:
+                # Or it could not open /dev/stderr, which some apps log to by its name.
+                ids = ids_of(template.user)
+                os.fchown(output, ids.uid, ids.gid)
             instance.process = InstanceProcess.start(
                 template,
                 command_of(template, id, address),

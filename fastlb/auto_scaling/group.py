@@ -504,9 +504,8 @@ class Group:
     def _decide(self, now: float) -> None:
         if self.desired == 0:
             return  # only a request brings it up again
-        decision = decide(
-            self.settings, self.measures.windows, self.capacity(now), self._cooldown_until, now
-        )
+        windows = {metric: tuple(points) for metric, points in self.measures.windows.items()}
+        decision = decide(self.settings, windows, self.capacity(now), self._cooldown_until, now)
         self.decision = decision
         wanted, reason = decision.desired, decision.reason
         refused = ""
@@ -516,6 +515,10 @@ class Group:
             wanted = self.desired + min(more, fits)
         self._say(decision, refused if wanted == self.desired else "")
         if wanted != self.desired:
+            if wanted < self.desired:
+                # They speak of more instances than there will be: to act on them again would be to
+                # shrink twice for one reason.
+                self.measures.forget()
             self.set_desired(wanted, f"{reason}; {refused}" if refused else reason)
             if decision.cooldown_until is not None:
                 self._cooldown_until = decision.cooldown_until

@@ -46,6 +46,11 @@ class Measures:
             metric: deque(window, maxlen=most) for metric, window in self.windows.items()
         }
 
+    def forget(self) -> None:
+        """Begin all windows anew."""
+        for window in self.windows.values():
+            window.clear()
+
     def latest(self, metric: Metric) -> float | None:
         window = self.windows[metric]
         return window[-1].value if window else None

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from fastlb.child_process import ChildProcess, UserIds, start_time, wait_for_pidfd
+from fastlb.child_process import ChildProcess, UserIds, start_time
 from fastlb.errors import FastlbError
 from fastlb.model.auto_scaling import LaunchTemplate
 
@@ -39,6 +39,9 @@ class InstanceProcess:
         self.mark = mark
         self._pidfd = pidfd
         self._child: ChildProcess | None = None
+        self._ended = asyncio.Event()
+        # One reader for all who wait: a loop keeps one for each descriptor.
+        asyncio.get_running_loop().add_reader(pidfd, self._see_end)
 
     @classmethod
     def start(
@@ -102,7 +105,16 @@ class InstanceProcess:
 
     async def wait(self, deadline: float | None = None) -> bool:
         """Whether the leader ended before `deadline` (`time.monotonic()`). Reaps nothing."""
-        return self._pidfd < 0 or await wait_for_pidfd(self._pidfd, deadline)
+        try:
+            async with asyncio.timeout(None if deadline is None else deadline - time.monotonic()):
+                await self._ended.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def _see_end(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._pidfd)
+        self._ended.set()
 
     def send_signal(self, number: signal.Signals) -> None:
         """To the whole process group, as long as its leader lives or is not reaped."""
@@ -140,12 +152,8 @@ class InstanceProcess:
         if self._child is not None:
             self._child.wait()
         if self._pidfd >= 0:
-            os.close(self._pidfd)
-            self._pidfd = -1
-
-    def leave(self) -> None:
-        """Forget it without touching it: another supervisor will adopt it."""
-        if self._pidfd >= 0:
+            if not self._ended.is_set():
+                self._see_end()
             os.close(self._pidfd)
             self._pidfd = -1
 

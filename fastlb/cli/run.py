@@ -7,6 +7,7 @@ import sys
 
 from fastlb.cli.flags import add_configuration_flags, configuration_of
 from fastlb.errors import ConfigError
+from fastlb.model.configuration import Configuration
 
 WHAT_TO_TYPE = [
     "run: there is nothing to listen on; type for example",
@@ -40,4 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     from fastlb.control_plane.supervisor import run_supervisor
     from fastlb.data_plane.worker import worker_main
 
-    return run_supervisor(loaded.configuration, worker_main)
+    def load() -> Configuration:
+        return configuration_of(arguments).configuration
+
+    return run_supervisor(loaded.configuration, worker_main, load)

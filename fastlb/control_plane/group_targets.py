@@ -132,8 +132,8 @@ class InstanceTarget:
             requests=figures.requests,
             failed=figures.status_5xx + figures.errors,
             histogram=tuple(figures.histogram),
-            queued=current.queued,
-            queue_wait=current.queue_wait_us / 1e6,
+            queued=figures.queued,
+            queue_wait=figures.queue_wait_us / 1e6,
         )
 
     def _in_flight(self) -> int:

@@ -38,6 +38,8 @@ class TargetFigures:
     requests: int = 0
     errors: int = 0
     status_5xx: int = 0
+    queued: int = 0
+    queue_wait_us: int = 0
     histogram: list[int] = field(default_factory=lambda: [0] * BUCKETS)
 
 
@@ -69,6 +71,8 @@ class Totals:
             figures.requests += row[at + Cell.REQUESTS]
             figures.errors += row[at + Cell.ERRORS]
             figures.status_5xx += row[at + Cell.STATUS_5XX]
+            figures.queued += row[at + Cell.QUEUED]
+            figures.queue_wait_us += row[at + Cell.QUEUE_WAIT_US]
             first = at + HISTOGRAM
             left = row[first : first + BUCKETS]
             figures.histogram = [a + b for a, b in zip(figures.histogram, left, strict=True)]
@@ -101,6 +105,8 @@ class Totals:
             dead.requests + alive.requests,
             dead.errors + alive.errors,
             dead.status_5xx + alive.status_5xx,
+            dead.queued + alive.queued,
+            dead.queue_wait_us + alive.queue_wait_us,
             [a + b for a, b in zip(dead.histogram, histogram, strict=True)],
         )
 
