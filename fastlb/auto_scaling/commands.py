@@ -54,7 +54,7 @@ class Commands:
         desired = request.get("desired")
         if not isinstance(desired, int) or isinstance(desired, bool):
             raise ValueError(f"expected a number of instances, got {desired!r}")
-        least, most = group.bounds.least, group.bounds.most
+        least, most = group.scaler.bounds.least, group.scaler.bounds.most
         if not least <= desired <= most:
             raise ValueError(
                 f"group {group.name} has from {least} to {most} instances (min and max), "
@@ -63,12 +63,12 @@ class Commands:
         before = group.desired
         if desired == before:
             return {"said": f"group {group.name} has {desired} desired already"}
-        group.set_desired(desired, "asked for by `fastlb scale`")
+        group.scaler.set_desired(desired, "asked for by `fastlb scale`")
         return {"said": f"group {group.name}: desired capacity {before} -> {desired}"}
 
     def refresh(self, request: Request) -> Answer:
         group = self._group(request)
-        run = group.refresh
+        run = group.rollout.run
         action = request.get("action", "start")
         if action == "start":
             if run is not None:
@@ -76,13 +76,13 @@ class Commands:
                     f"group {group.name}: {run.entry.what} is under way ({run.refresh.phase}); "
                     f"wait for it, or: fastlb refresh {group.name} --cancel"
                 )
-            templates = group.templates
+            templates = group.rollout.templates
             if templates.configured != templates.version:
                 why = f"asked for; v{templates.configured} is configured"
             else:
                 why = "asked for by `fastlb refresh`"
             living = len(group.fleet.in_state("pending", "in_service"))
-            group.begin_refresh(templates.version, templates.configured, why)
+            group.rollout.begin(templates.version, templates.configured, why)
             return {
                 "said": f"group {group.name}: {living} instances are replaced by new ones of "
                 f"template v{templates.configured}"
@@ -90,10 +90,10 @@ class Commands:
         if run is None:
             raise ValueError(f"group {group.name}: no refresh is under way")
         if action == "cancel":
-            group.end_refresh("cancelled")
+            group.rollout.end("cancelled")
             return {
                 "said": f"group {group.name}: the refresh is cancelled; what was replaced stays so, "
-                f"and launches use v{group.templates.version}"
+                f"and launches use v{group.rollout.templates.version}"
             }
         if action == "rollback":
             if run.refresh.source == run.refresh.target:
@@ -103,8 +103,10 @@ class Commands:
                 )
             if run.refresh.phase == "going_back":
                 raise ValueError(f"group {group.name}: it is being rolled back already")
-            group.roll_back("asked for by `fastlb refresh --rollback`")
-            return {"said": f"group {group.name}: back to template v{group.templates.version}"}
+            group.rollout.roll_back("asked for by `fastlb refresh --rollback`")
+            return {
+                "said": f"group {group.name}: back to template v{group.rollout.templates.version}"
+            }
         raise ValueError(f"expected start, cancel or rollback, got {action!r}")
 
     def suspend(self, request: Request) -> Answer:
@@ -143,9 +145,9 @@ class Commands:
         replace = bool(request.get("replace", False))
         if one.state != "in_service":
             raise ValueError(f"instance {one.id} is {one.state}; only one in service can stand by")
-        if not replace and group.desired - 1 < group.bounds.least:
+        if not replace and group.desired - 1 < group.scaler.bounds.least:
             raise ValueError(
-                f"group {group.name} would fall under its least of {group.bounds.least}: with "
+                f"group {group.name} would fall under its least of {group.scaler.bounds.least}: with "
                 "--replace another one is launched in its place"
             )
         group.stand_by(one, replace=replace)
@@ -158,9 +160,9 @@ class Commands:
         group, one = self._instance(request)
         if one.state != "standby":
             raise ValueError(f"instance {one.id} is {one.state}, not in standby")
-        if group.desired + 1 > group.bounds.most:
+        if group.desired + 1 > group.scaler.bounds.most:
             raise ValueError(
-                f"group {group.name} would come over its most of {group.bounds.most}: "
+                f"group {group.name} would come over its most of {group.scaler.bounds.most}: "
                 f"fastlb scale {group.name} {group.desired - 1} first, or terminate {one.id}"
             )
         group.bring_back(one)
@@ -173,9 +175,9 @@ class Commands:
         decrement = bool(request.get("decrement", False))
         if one.state == "terminating":
             raise ValueError(f"instance {one.id} is terminating already")
-        if decrement and group.desired - 1 < group.bounds.least:
+        if decrement and group.desired - 1 < group.scaler.bounds.least:
             raise ValueError(
-                f"group {group.name} would fall under its least of {group.bounds.least}: "
+                f"group {group.name} would fall under its least of {group.scaler.bounds.least}: "
                 "leave --decrement out, and another one is launched in its place"
             )
         said = group.terminate(one, decrement=decrement)

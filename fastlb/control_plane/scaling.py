@@ -101,7 +101,7 @@ class Scaling:
         """A worker holds requests for this target group."""
         group = self._by_target_group.get(target_group)
         if group is not None:
-            group.wake()
+            group.scaler.wake()
 
     def status(self) -> list[dict[str, Any]]:
         return [status_of(group) for group in self.groups.values()]
