@@ -343,7 +343,9 @@ class Fleet:
         instance.in_service_at = record.in_service_at
         instance.protected = record.protected
         self._instances[record.id] = instance
-        if record.state == "in_service":
+        if record.state in ("in_service", "terminating"):
+            # One that leaves as well: it may not be stopped while workers of the dead supervisor still
+            # have requests there, which is what the drain of a registered target waits for.
             self._register(instance)
         log.warning("%s (pid %d) is adopted: %s", instance, process.pid, record.state)
         return instance

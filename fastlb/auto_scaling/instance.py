@@ -21,6 +21,11 @@ from fastlb.model.auto_scaling import LaunchTemplate
 
 LOOPBACK = "127.0.0.1"
 SHOWN_LINES = 10
+NOT_INHERITED = (
+    *("PORT", "FASTLB_SOCKET"),  # of a fastlb that itself is somebody's Instance
+    *("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"),  # what systemd says to fastlb alone
+    *("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"),
+)
 
 
 class Instance:
@@ -166,8 +171,8 @@ def environment_of(
     env = dict(inherited)
     # It would write to a file, which Python buffers by blocks: a crash would take its last words.
     env.setdefault("PYTHONUNBUFFERED", "1")
-    for name in ("PORT", "FASTLB_SOCKET"):
-        env.pop(name, None)  # of a fastlb that runs inside another's Instance
+    for name in NOT_INHERITED:
+        env.pop(name, None)
     if template.user is not None:
         env.update(home_of(template.user))
     if address.is_unix:
