@@ -83,6 +83,7 @@ def _instance(one: Instance, now: float) -> dict[str, Any]:
         "pid": one.pid,
         "state": one.state,
         "health": sight.state if sight is not None else "",
+        "doomed": bool(one.doomed),
         "reason": one.doomed or (sight.reason if sight is not None else ""),
         "address": str(one.address),
         "age_s": now - one.launched_at,
@@ -97,9 +98,10 @@ def _instance(one: Instance, now: float) -> dict[str, Any]:
 
 
 def is_steady(group: Group) -> bool:
-    """Whether it is what it should be, and nobody comes or goes."""
+    """Whether it is what it should be, and nobody comes, goes or is to be replaced."""
     return (
         group.rollout.run is None
+        and not any(one.doomed for one in group.fleet.in_state("in_service"))
         and len(group.fleet.in_state("in_service")) == group.desired
         and not group.fleet.in_state("pending", "terminating")
     )
@@ -114,9 +116,12 @@ def what_it_does(group: Group) -> str:
         count = len(group.fleet.in_state(state))
         if count:
             parts.append(f"{count} {verb}")
+    doomed = sum(bool(one.doomed) for one in group.fleet.in_state("in_service"))
+    if doomed:
+        parts.append(f"{doomed} to be replaced")
     missing = group.desired - len(group.fleet.in_state("in_service"))
-    if missing > 0 and not parts:
-        parts.append(f"{missing} missing")
+    if missing and not parts:
+        parts.append(f"{missing} missing" if missing > 0 else f"{-missing} too many")
     if group.blocked:
         parts.append(group.blocked)
     return "; ".join(parts)
