@@ -375,8 +375,12 @@ class Fleet:
         )
 
         async def back() -> None:
-            if life is not None:
-                await asyncio.wait({life})  # it may still be draining
+            if life is not None:  # it may still be draining
+                try:
+                    await asyncio.wait({life})
+                except asyncio.CancelledError:
+                    life.cancel()  # or two would deregister the same target
+                    raise
             await self._come_up(instance, grace)
 
         self._lead(instance, back(), cancel=False)
