@@ -132,6 +132,7 @@ class Fleet:
             self._start_process(instance)
         except (OSError, FastlbError) as error:
             why = not_found_hint(error, template) if isinstance(error, OSError) else str(error)
+            self._hooks.failed(version, None)
             self._launch_failed(instance, f"could not be started: {why}")
             return
         self._records.save(instance.record())
@@ -225,6 +226,8 @@ class Fleet:
         if instance.state != "pending":
             return
         instance.state = "terminating"
+        # Before it is gone: whoever launches another in its place meanwhile must know of it.
+        self._hooks.failed(instance.version, None)
         if instance.process is not None:
             instance.process.kill()
             await instance.process.wait()
@@ -239,7 +242,6 @@ class Fleet:
         said = last_words(instance.output.last_lines)
         self._end_entry(instance, f"failed: {why}{said}")
         log.error("%s %s%s", instance, why, said)
-        self._hooks.failed(instance.version, None)
         self._hooks.changed()
 
     # -- death
@@ -263,6 +265,7 @@ class Fleet:
             instance.target.deregister()
             instance.target = None
         if was == "pending":
+            self._hooks.failed(instance.version, None)
             self._launch_failed(instance)
             return
         self._drop(instance)
