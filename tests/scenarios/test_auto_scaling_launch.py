@@ -15,7 +15,7 @@ import pytest
 from tests.support.apps import http_server
 from tests.support.fastlb import FastlbProcess
 from tests.support.processes import wait_until
-from tests.support.scaling import DEMO, ScaledFastlb, gone, group_of, toml
+from tests.support.scaling import DEMO, ScaledFastlb, environment_of, gone, group_of, toml
 
 SYSTEM_PYTHON = "/usr/bin/python3"
 """One that another user may run, unlike the interpreter of the tests."""
@@ -38,11 +38,6 @@ class Handler(BaseHTTPRequestHandler):
 
 socketserver.ThreadingUnixStreamServer(sys.argv[1], Handler).serve_forever()
 """
-
-
-def environment_of(pid: int) -> dict[str, str]:
-    pairs = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
-    return dict(pair.split("=", 1) for pair in pairs if pair)
 
 
 @pytest.fixture(scope="module")

@@ -169,3 +169,12 @@ def gone(pids: Iterable[int], seconds: float = 5.0) -> None:
     """Wait until all of them have ended."""
     wanted = list(pids)
     wait_until(lambda: not any(alive(pid) for pid in wanted), seconds, f"the end of {wanted}")
+
+
+def environment_of(pid: int) -> dict[str, str]:
+    """What a process was started with; empty where it has ended."""
+    try:
+        pairs = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
+    except (FileNotFoundError, ProcessLookupError):
+        return {}
+    return dict(pair.split("=", 1) for pair in pairs if pair)
