@@ -126,6 +126,7 @@ class Fleet:
             start_process(instance)
         except (OSError, FastlbError) as error:
             why = not_found_hint(error, template) if isinstance(error, OSError) else str(error)
+            self._hooks.failed(version, None)
             self._launch_failed(instance, f"could not be started: {why}")
             return
         self._records.save(instance.record())
@@ -201,6 +202,8 @@ class Fleet:
         if instance.state != "pending":
             return
         instance.state = "terminating"
+        # Before it is gone: whoever launches another in its place meanwhile must know of it.
+        self._hooks.failed(instance.version, None)
         if instance.process is not None:
             instance.process.kill()
             await instance.process.wait()
@@ -215,7 +218,6 @@ class Fleet:
         said = last_words(instance.output.last_lines)
         self._end_entry(instance, f"failed: {why}{said}")
         log.error("%s %s%s", instance, why, said)
-        self._hooks.failed(instance.version, None)
         self._hooks.changed()
 
     # -- death
@@ -236,6 +238,7 @@ class Fleet:
         # Before its files are read: whoever sends a request meanwhile is turned away at once.
         self._retirement.deregister(instance)
         if was == "pending":
+            self._hooks.failed(instance.version, None)
             self._launch_failed(instance)
             return
         self._drop(instance)
@@ -315,8 +318,12 @@ class Fleet:
         )
 
         async def back() -> None:
-            if life is not None:
-                await asyncio.wait({life})  # it may still be draining
+            if life is not None:  # it may still be draining
+                try:
+                    await asyncio.wait({life})
+                except asyncio.CancelledError:
+                    life.cancel()  # or two would deregister the same target
+                    raise
             await self._come_up(instance, grace)
 
         self._lead(instance, back(), cancel=False)

@@ -11,6 +11,7 @@ import errno
 import os
 import random
 import re
+import select
 import socket
 import time
 from collections.abc import Callable, Collection
@@ -66,8 +67,12 @@ def listens(address: Address) -> bool:
     try:
         with socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as one:
             code = one.connect_ex(where)
-            # A unix socket whose queue is full says EAGAIN; a TCP one that is slow EINPROGRESS.
-            return code in (0, errno.EAGAIN, errno.EINPROGRESS)
+            if code == errno.EINPROGRESS:
+                # Loopback has answered by now, and mostly with a reset; else it is asked again.
+                _, answered, _ = select.select([], [one], [], 0)
+                return bool(answered) and not one.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            # A unix socket whose queue is full says EAGAIN.
+            return code in (0, errno.EAGAIN)
     except OSError:
         return False
 
