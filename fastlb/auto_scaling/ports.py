@@ -11,7 +11,6 @@ import errno
 import os
 import random
 import re
-import select
 import socket
 import time
 from collections.abc import Callable, Collection
@@ -68,11 +67,11 @@ def listens(address: Address) -> bool:
         with socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as one:
             code = one.connect_ex(where)
             if code == errno.EINPROGRESS:
-                # Loopback has answered by now, and mostly with a reset; else it is asked again.
-                _, answered, _ = select.select([], [one], [], 0)
-                return bool(answered) and not one.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            # A unix socket whose queue is full says EAGAIN.
-            return code in (0, errno.EAGAIN)
+                # TCP says so of a port that nobody listens on, too. On the same host it is decided by
+                # now: asked once more, it tells.
+                code = one.connect_ex(where)
+            # One whose queue is full says EAGAIN (a unix socket) or EALREADY (TCP).
+            return code in (0, errno.EISCONN, errno.EAGAIN, errno.EALREADY)
     except OSError:
         return False
 
