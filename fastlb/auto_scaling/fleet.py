@@ -185,7 +185,7 @@ class Fleet:
 
     @staticmethod
     def _is_healthy(instance: Instance) -> bool:
-        return instance.target is not None and instance.target.sight().well
+        return instance.target is not None and instance.target.sight().state == "healthy"
 
     async def _give_up(self, instance: Instance, grace: float) -> None:
         if instance.target is None:

@@ -281,7 +281,7 @@ class Group:
             version=one.version,
             launched_at=one.launched_at,
             in_service=in_service,
-            serving=in_service and sight is not None and sight.well,
+            serving=in_service and sight is not None and sight.state == "healthy",
             settled=self._settled(one, now),
             in_flight=one.in_flight,
             protected=one.protected,
@@ -296,7 +296,7 @@ class Group:
             and self.scaler.warmed(one, now)
             and not one.slow_start
             and one.target is not None
-            and one.target.sight().well
+            and one.target.sight().state == "healthy"
         )
 
     def _why_not_launch(self, now: float, somebody_lives: bool) -> str:

@@ -23,11 +23,6 @@ class TargetSight:
     """Its checks fail for as long as the threshold asks: not merely ejected for a failed request."""
     reason: str
 
-    @property
-    def well(self) -> bool:
-        """Whether nothing more is to be waited for: nobody checks one to which no listener forwards."""
-        return self.state in ("healthy", "unused")
-
 
 @dataclass(frozen=True, slots=True)
 class TargetCounts:
