@@ -164,6 +164,8 @@ def _notes(one: dict[str, Any]) -> str:
     notes = ["protected"] if one["protected"] else []
     if one["state"] == "in_service" and one["share"] < 1:
         notes.append(f"slow start: {one['share']:.0%} of its share")
-    if _state(one) != "in service" or one["doomed"]:
+    if one["doomed"]:
+        notes.append(f"to be replaced: {one['reason']}")
+    elif _state(one) != "in service":
         notes.append(one["reason"])
     return "; ".join(filter(None, notes))

@@ -148,7 +148,7 @@ def test_instances_in_a_pipe_have_their_notes_on_their_lines() -> None:
     assert second[-5:] == ["3", "of", "3", "checks", "failed"]
     assert third[1:3] == ["-", "pending"]
     assert third[-5:] == ["v1", "-", "-", "4", "123457"]
-    assert " ".join(last).endswith("- over max_rss: 310 of 300 MiB")
+    assert " ".join(last).endswith("- to be replaced: over max_rss: 310 of 300 MiB")
 
 
 def test_notes_stand_under_the_instance_on_a_terminal() -> None:
