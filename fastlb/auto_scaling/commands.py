@@ -276,4 +276,4 @@ def _known(names: Iterable[str], given: object) -> str:
     near = difflib.get_close_matches(str(given), listed, n=1, cutoff=0.6)
     if near:
         return f'; did you mean "{near[0]}"?'
-    return f"; there are {', '.join(listed[:20])}"
+    return f"; there {'is' if len(listed) == 1 else 'are'} {', '.join(listed[:20])}"

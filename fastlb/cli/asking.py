@@ -74,7 +74,7 @@ class Supervisor:
             ) from None
         except (EOFError, ConnectionResetError, BrokenPipeError) as error:
             raise FastlbError(
-                f'the supervisor of instance "{self._name}" has ended, or gave up: '
+                f'the supervisor of instance "{self._name}" has gone: '
                 f"{error or 'the connection was reset'}"
             ) from None
         except OSError as error:

@@ -5,6 +5,7 @@ An entry is a line with its time, and indented lines for its cause, its figures 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 from typing import Any
@@ -18,6 +19,7 @@ from fastlb.model.auto_scaling import METRICS
 
 UNDER = INDENT * 5
 """Under what was done: the width of a time and the gap behind it."""
+INSTANCE_SOCKET = re.compile(r"unix:/.*/(i-[0-9a-f]{8})/[^/]+")
 SHOWN_DATAPOINTS = 5
 IN_UNITS = ("value", "target", "threshold")
 """Figures in the unit of the policy's metric."""
@@ -50,12 +52,15 @@ def end_of(entry: Mapping[str, Any], width: int | None, today: date) -> list[Tex
 
 def decision(entry: Mapping[str, Any], width: int | None, today: date) -> list[Text]:
     """Time, kind, subject, what, cause; each policy with its figures on a line of its own."""
-    names = (entry["kind"], entry["subject"], entry["what"])
+    names = (entry["kind"], _subject(entry["subject"]), entry["what"])
     lines = _head(entry["at"], names, today, width)
     lines += wrapped(entry["cause"], width, UNDER)
     inputs = dict(entry["inputs"])
-    for policy in inputs.pop("policies", ()):
+    policies = inputs.pop("policies", ())
+    for policy in policies:
         lines += wrapped(policy_figures(policy), width, UNDER, style="dim")
+    if policies and inputs.get("desired") == policies[0].get("desired"):
+        del inputs["desired"]  # as it was
     if inputs:
         lines += wrapped(figures(inputs), width, UNDER, style="dim")
     return lines
@@ -67,6 +72,12 @@ def _head(at: float, names: Sequence[str], today: date, width: int | None) -> li
     first, *more = wrapped(text, width, "")
     first.stylize("bold", len(first.plain) - len(names[-1]))
     return [first, *(Text(UNDER) + line for line in more)]
+
+
+def _subject(subject: str) -> str:
+    """Of an instance's socket the id, which is the folder's name; what else there is says little."""
+    found = INSTANCE_SOCKET.fullmatch(subject)
+    return found[1] if found else subject
 
 
 def time_of(at: float, today: date) -> str:
@@ -87,7 +98,7 @@ def _outcome(outcome: str, width: int | None) -> list[Text]:
     said, *printed = outcome.removeprefix("; ").split("\n")
     style = next((style for start, style in OUTCOME_STYLES if said.startswith(start)), "")
     lines = wrapped(said, width, UNDER, style)
-    return lines + [Text(UNDER + INDENT + clean(line.strip("\r")), "dim") for line in printed]
+    return lines + [Text(UNDER + clean(line), "dim") for line in printed]
 
 
 def policy_figures(inputs: Mapping[str, Any]) -> str:

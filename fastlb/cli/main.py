@@ -27,7 +27,7 @@ SECTIONS = {
     "to see what it does": {
         "status": "show listeners, targets, auto scaling groups and workers",
         "activity": "show what auto scaling groups did, with cause and outcome",
-        "why": "show the decisions of scaling, health and routing, with their figures",
+        "why": "show decisions of scaling, health and routing, with their figures",
     },
     "for an auto scaling group": {
         "scale": "set how many instances a group should have",

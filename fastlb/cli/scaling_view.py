@@ -35,9 +35,7 @@ def render(group: dict[str, Any], width: int | None) -> list[Text]:
     if lines:
         lines[0].stylize("bold", 0, len(clean(group["name"])))
     lines += wrapped(_template(group), width)
-    metrics = _metrics(group["metrics"])
-    if metrics.plain:
-        lines += _on_one_line(metrics, width)
+    lines += _metrics(group["metrics"], width)
     for style, text in _troubles(group):
         lines += wrapped(text, width, style=style)
     if group["refresh"] is not None:
@@ -53,8 +51,8 @@ def _headline(group: dict[str, Any]) -> str:
         f"{group[state]} {state}" for state in ("pending", "standby", "draining") if group[state]
     ]
     return (
-        f"{group['name']}  auto scaling group: {group['desired']} desired of {group['min']} to "
-        f"{group['max']}; {', '.join(counts)}"
+        f"{group['name']}  auto scaling group: {group['desired']} desired "
+        f"({group['min']}-{group['max']}), {', '.join(counts)}"
     )
 
 
@@ -65,31 +63,36 @@ def _template(group: dict[str, Any]) -> str:
     return f"{said}; {group['cause']}"
 
 
-def _metrics(metrics: list[dict[str, Any]]) -> Text:
+def _metrics(metrics: list[dict[str, Any]], width: int | None) -> list[Text]:
     """Each metric beside what it is held against; past it, it stands out."""
-    said = Text()
-    for one in metrics:
-        metric, value, bound = one["metric"], one["value"], one["target"]
-        if said:
-            said.append(", ")
-        past = value is not None and value > bound
-        said.append(f"{metric} ")
-        said.append("?" if value is None else _amount(metric, value), "bold yellow" if past else "")
-        between = "of" if one["policy"] == "TargetTracking" else "at a threshold of"
-        said.append(f" {between} {_amount(metric, bound)}{' %' if metric == 'cpu' else ''}")
-    return said
+    lines: list[Text] = []
+    for at, one in enumerate(metrics):
+        said = _metric(one)
+        if at < len(metrics) - 1:
+            said.append(",")
+        if lines and (width is None or len(lines[-1]) + 1 + len(said) <= width):
+            lines[-1] += Text(" ") + said
+        else:
+            lines.append(Text(INDENT) + said)
+    return lines
+
+
+def _metric(one: dict[str, Any]) -> Text:
+    metric, value, bound = one["metric"], one["value"], one["target"]
+    past = value is not None and value > bound
+    between = "of" if one["policy"] == "TargetTracking" else "at a threshold of"
+    return Text.assemble(
+        f"{metric} ",
+        ("?" if value is None else _amount(metric, value), "bold yellow" if past else ""),
+        f" {between} {_amount(metric, bound)}{' %' if metric == 'cpu' else ''}",
+    )
 
 
 def _amount(metric: Any, value: float) -> str:
-    """As a policy says it, but percentages without a fraction."""
+    """As a policy says it, but what is large without a fraction."""
+    if metric == "rss":
+        return f"{value / 1048576:.0f} MiB"
     return f"{value:.0f}" if metric == "cpu" else figure(metric, value)
-
-
-def _on_one_line(text: Text, width: int | None) -> list[Text]:
-    """One line behind the indent, or plain lines where it is too long for one."""
-    if width is None or len(INDENT) + len(text.plain) <= width:
-        return [Text(INDENT) + text]
-    return wrapped(text.plain, width)
 
 
 def _troubles(group: dict[str, Any]) -> list[tuple[str, str]]:
@@ -108,8 +111,9 @@ def _troubles(group: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _refresh(refresh: dict[str, Any]) -> str:
     replaced = refresh["instances"] - refresh["left"]
+    source = "" if refresh["from"] == refresh["to"] else f" from v{refresh['from']}"
     said = (
-        f"{refresh['what']} from v{refresh['from']}, {refresh['phase'].replace('_', ' ')}: "
+        f"{refresh['what']}{source}, {refresh['phase'].replace('_', ' ')}: "
         f"{replaced} of {refresh['instances']} replaced"
     )
     return f"{said}; {refresh['judgement']}" if refresh["judgement"] else said
@@ -160,6 +164,8 @@ def _notes(one: dict[str, Any]) -> str:
     notes = ["protected"] if one["protected"] else []
     if one["state"] == "in_service" and one["share"] < 1:
         notes.append(f"slow start: {one['share']:.0%} of its share")
-    if _state(one) != "in service" or one["doomed"]:
+    if one["doomed"]:
+        notes.append(f"to be replaced: {one['reason']}")
+    elif _state(one) != "in service":
         notes.append(one["reason"])
     return "; ".join(filter(None, notes))

@@ -151,9 +151,10 @@ def judge(settled: bool, entries: Sequence[Entry]) -> Outcome | None:
     if any(not one["outcome"] for one in replacing):
         return None
     if settled and not _under_way(entries):
-        undone = (one for one in replacing if not one["outcome"].startswith("done"))
-        failed = next(undone, None)
-        return Outcome(_said(failed) if failed is not None else "")
+        undone = [one for one in replacing if not one["outcome"].startswith("done")]
+        failed = [one for one in entries if one["outcome"].startswith("failed")]
+        # Of what came up badly the last one says why, in the app's own words.
+        return Outcome("\n".join(map(_said, [*undone[:1], *failed[-1:]])) if undone else "")
     if not settled and entries and entries[-1]["outcome"].startswith("failed"):
         return Outcome(f"{_said(entries[-1])}\nit is tried again less and less often")
     return None
