@@ -242,6 +242,7 @@ class Fleet:
             self._launch_failed(instance)
             return
         self._drop(instance)
+        self._end_entry(instance, "its process ended meanwhile")
         lived = time.monotonic() - (instance.in_service_at or time.monotonic())
         why = f"{_how_it_ended(process)} after {span_of(lived)} in service"
         said = last_words(instance.output.last_lines)

@@ -187,7 +187,7 @@ class Group:
             self.suspended.discard(process)
         self.scaler.suspended = "scaling" in self.suspended
         what = f"{'suspend' if suspend else 'resume'} {process}"
-        self.activities.add("activity", self.name, what, "asked for")
+        self.activities.add("activity", self.name, what, "asked for", outcome="done")
         log.warning("group %s: %s", self.name, what)
         if not suspend and process == "launch":
             self.governor.release(self.rollout.templates.version)

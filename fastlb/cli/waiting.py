@@ -161,13 +161,8 @@ def judge(settled: bool, entries: Sequence[Entry]) -> Outcome | None:
 
 
 def _under_way(entries: Sequence[Entry]) -> str:
-    """The activities that have not ended. To suspend and to resume is done at once."""
-    names = [
-        one["what"]
-        for one in entries
-        if not one["outcome"] and not one["what"].startswith(("suspend ", "resume "))
-    ]
-    return ", ".join(names)
+    """The activities that have not ended."""
+    return ", ".join(one["what"] for one in entries if not one["outcome"])
 
 
 def _said(entry: Entry) -> str:
