@@ -73,6 +73,7 @@ class ScaledFastlb(FastlbProcess):
     def __init__(
         self, root: Path, *groups: str, config: Path | None = None, **options: Any
     ) -> None:
+        self._forgotten = 0
         self.config = config or root / f"scaling-{os.urandom(4).hex()}.toml"
         if groups:
             self.config.write_text("".join(groups))
@@ -114,8 +115,13 @@ class ScaledFastlb(FastlbProcess):
         return self.instances(name)
 
     def activity(self, name: str = "web") -> list[dict[str, Any]]:
-        entries: list[dict[str, Any]] = self.ask("activity", group=name)["entries"]
-        return entries
+        entries = self.ask("activity", group=name, after=self._forgotten)["entries"]
+        return list(entries)
+
+    def forget_activity(self) -> None:
+        """Of other tests."""
+        entries = self.ask("activity")["entries"]
+        self._forgotten = entries[-1]["number"] if entries else 0
 
     def wait_activity(
         self, what: str, outcome: str = "", name: str = "web", seconds: float = 10.0
