@@ -2,7 +2,7 @@
 
     i-<id>.json         one an Instance: pid, start time, address, life cycle state
     i-<id>/             its folder, 0700 of its user: the unix socket is in it
-    i-<id>.log, .read   what it printed (see `output`)
+    i-<id>.log, .log.read  what it printed (see `output`)
     group-<name>.json   one a group: desired capacity, launch templates, what is suspended, a refresh
 
 Written whole and renamed into place, so that a supervisor that is killed leaves the old or the new
@@ -87,7 +87,8 @@ class Records:
 
     def forget(self, id: str) -> None:
         """Remove everything of an Instance that is gone."""
-        (self.folder / f"{id}.json").unlink(missing_ok=True)
+        for ending in ("json", "log", "log.read"):
+            (self.folder / f"{id}.{ending}").unlink(missing_ok=True)
         shutil.rmtree(self.folder / id, ignore_errors=True)
 
     def socket_folder(self, id: str) -> Path:
