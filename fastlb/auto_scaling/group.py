@@ -529,7 +529,8 @@ class Group:
             refused.partition(":")[0],
             *[(one.policy, one.direction) for one in decision.proposals],
         )
-        if tale == self._said_decision and decision.desired == self.desired:
+        self.refused = refused
+        if tale == self._said_decision and (refused or decision.desired == self.desired):
             return
         self._said_decision = tale
         inputs = {
@@ -552,7 +553,6 @@ class Group:
             log.warning("group %s does not scale out: %s", self.name, refused)
         else:
             self.decisions.add("scaling", self.name, "policies", decision.reason, inputs)
-        self.refused = refused
 
     def _look_at_schedule(self) -> None:
         now = _wall_now()

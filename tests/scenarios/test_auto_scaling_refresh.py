@@ -112,7 +112,9 @@ def test_to_the_same_template(fastlb: ScaledFastlb, load: LoadClient) -> None:
 def test_a_checkpoint_and_a_rollback_by_hand(fastlb: ScaledFastlb, load: LoadClient) -> None:
     steps = {"checkpoints": [50], "checkpoint_delay": "1h"}
     fastlb.reload(web("--version", "better", refresh=steps))
-    wait_until(lambda: (fastlb.group()["refresh"] or {}).get("phase") == "waiting", 10, "checkpoint")
+    wait_until(
+        lambda: (fastlb.group()["refresh"] or {}).get("phase") == "waiting", 10, "checkpoint"
+    )
     wait_until(lambda: fastlb.group()["draining"] == 0, 5, "the first old one has gone")
     group = fastlb.group()
     assert sorted(one["version"] == group["version"] for one in group["instances"]) == [False, True]
@@ -132,7 +134,9 @@ def test_a_checkpoint_and_a_rollback_by_hand(fastlb: ScaledFastlb, load: LoadCli
 def test_a_cancelled_one_stays_as_it_is(fastlb: ScaledFastlb, load: LoadClient) -> None:
     steps = {"checkpoints": [50], "checkpoint_delay": "1h"}
     fastlb.reload(web("--version", "better", refresh=steps))
-    wait_until(lambda: (fastlb.group()["refresh"] or {}).get("phase") == "waiting", 10, "checkpoint")
+    wait_until(
+        lambda: (fastlb.group()["refresh"] or {}).get("phase") == "waiting", 10, "checkpoint"
+    )
     fastlb.ask("refresh", action="cancel")
     two = fastlb.wait_steady(2)
     assert len({one["version"] for one in two.values()}) == 2
@@ -172,7 +176,9 @@ def test_scaling_and_a_crash_meanwhile(fastlb: ScaledFastlb, load: LoadClient) -
 def test_what_cannot_be_reloaded(fastlb: ScaledFastlb) -> None:
     before = fastlb.instances()
     with pytest.raises(Refused, match=r"auto_scaling_groups\.other: cannot change while it runs"):
-        fastlb.reload(web("--version", "x"), group_of("other").split("[auto", 1)[1].join(["[auto", ""]))
+        fastlb.reload(
+            web("--version", "x"), group_of("other").split("[auto", 1)[1].join(["[auto", ""])
+        )
     fastlb.config.write_text("[")
     with pytest.raises(Refused, match=r"\.toml: "):
         fastlb.ask("reload")

@@ -180,9 +180,15 @@ def test_scaled_to_zero_and_standby_are_remembered(run_root: Path) -> None:
 
 def test_a_group_that_is_configured_no_more(run_root: Path) -> None:
     """And one that has another name by now."""
-    with ScaledFastlb(run_root, group_of(command=[*DEMO, "--fork", "1"], desired=2, max=2)) as first:
+    with ScaledFastlb(
+        run_root, group_of(command=[*DEMO, "--fork", "1"], desired=2, max=2)
+    ) as first:
         first.wait_steady(2)
-        before = [pid for pid in processes_of(first.run_dir) if "FASTLB_INSTANCE_ID" in environment_of(pid)]
+        before = [
+            pid
+            for pid in processes_of(first.run_dir)
+            if "FASTLB_INSTANCE_ID" in environment_of(pid)
+        ]
         assert len(before) == 4
         first.kill_supervisor()
         with again(first, run_root, group_of("api")) as second:

@@ -146,5 +146,3 @@ def test_targets_beside_instances(
 
 def _served(fastlb: ScaledFastlb) -> int:
     return sum(one["requests"] > 0 for one in fastlb.targets().values())
-
-

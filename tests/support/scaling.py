@@ -27,6 +27,7 @@ GROUP = {
     "datapoints_in": 4,
     "cooldown": "0.5s",
     "policies": [],
+    "host_cpu_limit": 100,
 }
 """What groups are unless a test says otherwise."""
 HEALTH_CHECK = {"path": "/health", "interval": "0.2s", "unhealthy_threshold": 2}
