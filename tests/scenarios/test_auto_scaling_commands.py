@@ -34,6 +34,7 @@ def fastlb(running: ScaledFastlb) -> ScaledFastlb:
             running.ask("terminate", instance=one["id"])
     running.ask("scale", desired=1)
     running.wait_steady(1)
+    running.forget_activity()
     return running
 
 

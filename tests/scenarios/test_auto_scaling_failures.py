@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import httpx
@@ -235,9 +236,7 @@ def test_a_crash_loop_is_quarantined_loudly(failing: ScaledFastlb) -> None:
     entries = entries[:5]
     assert "ended with status 3 before it was in service" in entries[0]["outcome"]
     assert "a setting that it needs is missing" in entries[0]["outcome"]
-    pauses = [
-        later["at"] - earlier["ended"] for earlier, later in zip(entries, entries[1:], strict=False)
-    ]
+    pauses = [later["at"] - earlier["ended"] for earlier, later in pairwise(entries)]
     for pause, least in zip(pauses, (0, 0.5, 1, 2), strict=True):
         assert least - 0.1 <= pause < least + 0.7, pauses
     group = failing.group("crash")

@@ -27,6 +27,7 @@ GROUP = {
     "datapoints_in": 4,
     "cooldown": "0.5s",
     "policies": [],
+    "host_cpu_limit": 100,
 }
 """What groups are unless a test says otherwise."""
 HEALTH_CHECK = {"path": "/health", "interval": "0.2s", "unhealthy_threshold": 2}
@@ -73,6 +74,7 @@ class ScaledFastlb(FastlbProcess):
     def __init__(
         self, root: Path, *groups: str, config: Path | None = None, **options: Any
     ) -> None:
+        self._forgotten = 0
         self.config = config or root / f"scaling-{os.urandom(4).hex()}.toml"
         if groups:
             self.config.write_text("".join(groups))
@@ -114,8 +116,13 @@ class ScaledFastlb(FastlbProcess):
         return self.instances(name)
 
     def activity(self, name: str = "web") -> list[dict[str, Any]]:
-        entries: list[dict[str, Any]] = self.ask("activity", group=name)["entries"]
-        return entries
+        entries = self.ask("activity", group=name, after=self._forgotten)["entries"]
+        return list(entries)
+
+    def forget_activity(self) -> None:
+        """Of other tests."""
+        entries = self.ask("activity")["entries"]
+        self._forgotten = entries[-1]["number"] if entries else 0
 
     def wait_activity(
         self, what: str, outcome: str = "", name: str = "web", seconds: float = 10.0
