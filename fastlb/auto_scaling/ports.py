@@ -66,8 +66,12 @@ def listens(address: Address) -> bool:
     try:
         with socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as one:
             code = one.connect_ex(where)
-            # A unix socket whose queue is full says EAGAIN; a TCP one that is slow EINPROGRESS.
-            return code in (0, errno.EAGAIN, errno.EINPROGRESS)
+            if code == errno.EINPROGRESS:
+                # TCP says so of a port that nobody listens on, too. On the same host it is decided by
+                # now: asked once more, it tells.
+                code = one.connect_ex(where)
+            # One whose queue is full says EAGAIN (a unix socket) or EALREADY (TCP).
+            return code in (0, errno.EISCONN, errno.EAGAIN, errno.EALREADY)
     except OSError:
         return False
 
