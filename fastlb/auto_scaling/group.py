@@ -229,7 +229,7 @@ class Group:
         if not self._begun:
             return
         now = time.monotonic()
-        step = self.rollout.advance(lambda one: self._settled(one, now), now)
+        step = self.rollout.advance(lambda one: self._settled(one, now), self.desired, now)
         living = self.fleet.in_state("pending", "in_service")
         members = [self._member(one, step, now) for one in living]
         wait = self._why_not_launch(now, bool(living))

@@ -116,7 +116,7 @@ class Rollout:
         self.run = RefreshRun(refresh, entry, self._percentile)
         self.run.begin(self._fleet)
 
-    def advance(self, settled: Callable[[Instance], bool], now: float) -> Step:
+    def advance(self, settled: Callable[[Instance], bool], desired: int, now: float) -> Step:
         """What the refresh wants now; nothing where none is under way."""
         run = self.run
         if run is None:
@@ -128,6 +128,7 @@ class Rollout:
             ordered,
             self.settings.refresh,
             settled=sum(settled(one) for one in ordered if one.id not in run.refresh.old),
+            desired=desired,
             failures=self._governor.failures(run.refresh.target),
             now=now,
         )
