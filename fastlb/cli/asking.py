@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from fastlb.auto_scaling.records import Records
+from fastlb.child_process import start_time
 from fastlb.config.table import NAME, NAME_EXPECTED
 from fastlb.config.values import got, wrong
 from fastlb.control_plane.run_dir import CONTROL, WORKER_SOCKETS, run_dir_path
@@ -109,12 +111,20 @@ def _exchange(path: Path, request: str, seconds: float) -> str:
 
 def nobody_answers(name: str, folder: Path) -> str:
     """What is there instead of a supervisor: orphans that serve, other instances, nothing."""
-    if pids := orphans(folder):
+    pids, apps = orphans(folder), app_instances(folder)
+    running_on = f"; the app's instances run on (pid {', '.join(apps)})" if apps else ""
+    if pids:
         return (
             f'the supervisor of instance "{name}" is gone, but its workers still serve with the '
-            f"last table (pid {', '.join(pids)}): start it again with the same --name, and it "
-            "takes over without a refused request; or end them, which finishes what is in "
-            f"flight: kill -TERM {' '.join(pids)}"
+            f"last table (pid {', '.join(pids)}){running_on}: start it again with the same --name, "
+            "and it takes over without a refused request; or end them, which finishes what is in "
+            f"flight: kill -TERM {' '.join([*pids, *apps])}"
+        )
+    if apps:
+        return (
+            f'the supervisor of instance "{name}" is gone, and so are its workers{running_on}: start '
+            "it again with the same --name, and it adopts them; or end them: kill -TERM "
+            f"{' '.join(apps)}"
         )
     said = f'no instance named "{name}" is running ({folder / CONTROL} does not answer)'
     if running := others(folder):
@@ -129,6 +139,12 @@ def orphans(folder: Path) -> list[str]:
     """The pids of workers that serve there, sought where no supervisor answers."""
     serving = [path for path in sorted(folder.glob(WORKER_SOCKETS)) if _accepts(path)]
     return [re.sub(r"\D", "", path.name) for path in serving]
+
+
+def app_instances(folder: Path) -> list[str]:
+    """The pids of an auto scaling group's instances that live without a supervisor."""
+    found = Records(folder).instances()
+    return [str(one.pid) for one in found if one.pid and start_time(one.pid) == one.started]
 
 
 def others(folder: Path) -> list[str]:

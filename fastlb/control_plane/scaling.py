@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
@@ -28,6 +29,8 @@ from fastlb.model.target_group import Hold, TargetGroup
 log = logging.getLogger("fastlb.scaling")
 
 TICK = 0.1
+HELD_AGAIN = 5.0
+"""Workers say each second that they hold requests; after such a pause it is told anew."""
 
 
 class Scaling:
@@ -48,6 +51,7 @@ class Scaling:
         self._targets = GroupTargets(parts)
         self._ticking: asyncio.TimerHandle | None = None
         self._by_target_group: dict[str, Group] = {}
+        self._held_at: dict[str, float] = {}
         self.groups: dict[str, Group] = {}
         headroom = Headroom()
         places = {
@@ -108,6 +112,11 @@ class Scaling:
     def wanted(self, target_group: str) -> None:
         """A worker holds requests for this target group."""
         group = self._by_target_group.get(target_group)
+        now = time.monotonic()
+        if now - self._held_at.get(target_group, -HELD_AGAIN) >= HELD_AGAIN:
+            cause = "no target of it can take them"
+            self.decisions.add("routing", target_group, "requests are held", cause)
+        self._held_at[target_group] = now
         if group is not None:
             group.scaler.wake()
 
