@@ -164,6 +164,21 @@ def test_whoever_ignores_everything_is_killed(run_root: Path) -> None:
         assert "killed at the stop timeout of 0.4 s: i-" in fastlb.log()
 
 
+def test_a_second_signal_ends_them_at_once(run_root: Path) -> None:
+    """One that would not end, one that is drained and one that comes up."""
+    command = [*DEMO, "--ignore-term", "--fork", "1", "--start-delay", "0.4"]
+    web = group_of(command=command, min=1, max=3, template={"stop_timeout": "60s"})
+    with ScaledFastlb(run_root, web) as fastlb:
+        fastlb.wait_steady(1)
+        fastlb.ask("standby", instance=next(iter(fastlb.instances())), replace=True)
+        fastlb.wait_steady(1)
+        fastlb.ask("scale", desired=2)
+        wait_until(lambda: len(fastlb.group()["instances"]) == 3, 5, "another is launched")
+        fastlb.process.terminate()
+        wait_until(lambda: "ended with status 0" in fastlb.log(), 5, "the worker has ended")
+        fastlb.stop(5, signal.SIGQUIT)
+
+
 # --- never in service -----------------------------------------------------------------------------
 
 
