@@ -358,9 +358,9 @@ class Group:
         step = self._advance_refresh(now)
         living = self.fleet.in_state("pending", "in_service")
         if len(living) > self.desired:
-            for one in living:  # the last sample is too old to choose by who has fewest
-                if one.target is not None:
-                    one.in_flight = one.target.counts().in_flight
+            for candidate in living:  # the last sample is too old to choose by who has fewest
+                if candidate.target is not None:
+                    candidate.in_flight = candidate.target.counts().in_flight
         going_back = self.refresh is not None and self.refresh.refresh.phase == "going_back"
         members = [self._member(one, step, now, going_back) for one in living]
         wait = self._why_not_launch(now, bool(living))

@@ -262,7 +262,7 @@ def test_a_second_signal_ends_them_at_once(run_root: Path) -> None:
 def test_a_crash_loop_is_quarantined_loudly(failing: ScaledFastlb) -> None:
     wait_until(lambda: failing.group("crash")["quarantined"], 10, "the quarantine")
     entries = [one for one in failing.activity("crash") if one["what"].startswith("launch")]
-    assert len(entries) in (5, 6)
+    assert len(entries) >= 5
     entries = entries[:5]
     assert "ended with status 3 before it was in service" in entries[0]["outcome"]
     assert "a setting that it needs is missing" in entries[0]["outcome"]
