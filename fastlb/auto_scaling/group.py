@@ -231,6 +231,10 @@ class Group:
         now = time.monotonic()
         step = self.rollout.advance(lambda one: self._settled(one, now), self.desired, now)
         living = self.fleet.in_state("pending", "in_service")
+        if len(living) > self.desired:
+            for candidate in living:  # the last sample is too old to choose by who has fewest
+                if candidate.target is not None:
+                    candidate.in_flight = candidate.target.counts().in_flight
         members = [self._member(one, step, now) for one in living]
         wait = self._why_not_launch(now, bool(living))
         preferences = self.settings.refresh

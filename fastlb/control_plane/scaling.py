@@ -49,6 +49,8 @@ class Scaling:
         self._run_dir = run_dir
         self._records = Records(run_dir.path)
         self._targets = GroupTargets(parts)
+        self._strangers = parts.strangers
+        self._unwanted: list[InstanceRecord] = []
         self._ticking: asyncio.TimerHandle | None = None
         self._by_target_group: dict[str, Group] = {}
         self._held_at: dict[str, float] = {}
@@ -86,12 +88,19 @@ class Scaling:
                 self._run_dir.let_pass(user, ids.uid)
 
     def adopt(self) -> None:
-        """Take up the Instances of a supervisor that died; end those that nobody wants any more."""
+        """Take up the Instances of a supervisor that died; those of groups that are configured no more
+        are ended as soon as no orphaned worker sends them requests."""
         wanted: dict[str, list[InstanceRecord]] = {name: [] for name in self.groups}
         for record in self._records.instances():
             if record.group in wanted:
                 wanted[record.group].append(record)
                 continue
+            self._unwanted.append(record)
+        for name, records in wanted.items():
+            self.groups[name].adopt(records)
+
+    def _kill_unwanted(self) -> None:
+        for record in self._unwanted:
             pids = kill_marked(record.id)
             log.warning(
                 "instance %s of group %s, which is configured no more, was killed: pids %s",
@@ -100,8 +109,7 @@ class Scaling:
                 pids or "none left",
             )
             self._records.forget(record.id)
-        for name, records in wanted.items():
-            self.groups[name].adopt(records)
+        self._unwanted = []
 
     def start(self) -> None:
         """Begin to act, and to tick."""
@@ -146,12 +154,14 @@ class Scaling:
     async def stop(self) -> None:
         """End every Instance, at its own stop timeout at the latest."""
         self._end_ticking()
+        self._kill_unwanted()
         await asyncio.gather(*(group.stop() for group in self.groups.values()))
         self._records.forget_groups()
 
     async def kill(self) -> None:
         """The same, at once. Does nothing where `stop` has ended them."""
         self._end_ticking()
+        self._kill_unwanted()
         for group in self.groups.values():
             await group.kill()
         self._records.forget_groups()
@@ -160,6 +170,8 @@ class Scaling:
         self._ticking = asyncio.get_running_loop().call_later(TICK, self._tick)
         for group in self.groups.values():
             group.tick()
+        if self._unwanted and not self._strangers():
+            self._kill_unwanted()
         self._targets.release_retired()
 
     def _end_ticking(self) -> None:

@@ -30,7 +30,7 @@ Start = Callable[..., LoadClient]
 def nothing_failed(load: LoadClient) -> None:
     result = load.stop()
     assert not result.failures, result
-    assert result.succeeded > 10, result
+    assert result.succeeded > 4, result
 
 
 def to_instance(one: dict[str, str], path: str, method: str = "GET") -> str:
@@ -38,6 +38,83 @@ def to_instance(one: dict[str, str], path: str, method: str = "GET") -> str:
     transport = httpx.HTTPTransport(uds=one["address"].removeprefix("unix:"))
     with httpx.Client(transport=transport) as client:
         return client.request(method, f"http://instance{path}").text
+
+
+# --- never in service -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def failing(run_root: Path) -> Iterator[ScaledFastlb]:
+    """Groups whose instances never come up, each in another way, at once."""
+    grace = {"health_check_grace": "0.8s"}
+    groups = [
+        group_of("crash", [*DEMO, "--crash-at-start"]),
+        group_of("sick", [*DEMO, "--health-status", "503"], **grace),
+        group_of("deaf", ["sleep", "1000"], **grace),
+        group_of("absent", ["no-such-program", "{socket}"]),
+        group_of("leaves", ["sh", "-c", "sleep 1000 & exit 0"]),
+        group_of("folder", DEMO, template={"cwd": "/nowhere"}),
+    ]
+    names = ("sick", "deaf", "absent", "leaves", "folder")
+    rules = [
+        {"priority": n, "path": [f"/{name}"], "forward": name} for n, name in enumerate(names, 1)
+    ]
+    listener = (
+        '[[listeners]]\naddress = "http://127.0.0.1:0"\ndefault = { forward = "crash" }\n'
+        f"rules = {toml(rules)}\n"
+    )
+    with ScaledFastlb(run_root, listener, *groups, listen=()) as one:
+        yield one
+        one.stop()
+
+
+@pytest.mark.parametrize(
+    ("name", "outcome"),
+    [
+        ("sick", "failed: passed no health check within 0.8 s: "),
+        ("deaf", "did not listen on 127.0.0.1:"),
+        ("absent", 'could not be started: there is no program "no-such-program" in the PATH'),
+        ("leaves", "ended with status 0 (an instance must stay in the foreground)"),
+        ("folder", "could not be started: there is no folder /nowhere (cwd)"),
+    ],
+)
+def test_it_says_why_none_comes_up(failing: ScaledFastlb, name: str, outcome: str) -> None:
+    entry = failing.wait_activity("launch", outcome, name)
+    assert entry["outcome"].startswith("failed: ")
+    id = entry["what"].split()[1]
+    assert not (failing.run_dir / "t" / id).exists()
+    assert not (failing.run_dir / "t" / f"{id}.json").exists()
+
+
+def test_none_of_them_leaves_a_process(failing: ScaledFastlb) -> None:
+    """One launch at a time, and what failed is gone."""
+    failing.wait_activity("launch", "failed: ", "deaf")
+    failing.wait_activity("launch", "failed: ", "leaves")
+
+    def nobody() -> bool:
+        living = {
+            one["id"]
+            for group in failing.status()["auto_scaling_groups"]
+            for one in group["instances"]
+        }
+        marks = {
+            environment_of(pid).get("FASTLB_INSTANCE_ID") for pid in processes_of(failing.run_dir)
+        }
+        return marks - living == {None}
+
+    wait_until(nobody, 5, "all that failed has ended")
+
+
+def test_requests_for_it_are_refused_with_a_reason(run_root: Path) -> None:
+    web = group_of(
+        command=[sys.executable, "-c", "raise SystemExit(3)", "{socket}"], hold_timeout="0.3s"
+    )
+    with ScaledFastlb(run_root, web) as fastlb:
+        answer = httpx.get(fastlb.url)
+        assert answer.status_code == 503
+        assert answer.headers["retry-after"]
+        assert "no instance in time" in answer.text
+        fastlb.stop()
 
 
 # --- in service -----------------------------------------------------------------------------------
@@ -164,75 +241,28 @@ def test_whoever_ignores_everything_is_killed(run_root: Path) -> None:
         assert "killed at the stop timeout of 0.4 s: i-" in fastlb.log()
 
 
-# --- never in service -----------------------------------------------------------------------------
+def test_a_second_signal_ends_them_at_once(run_root: Path) -> None:
+    """One that would not end, one that is drained and one that comes up."""
+    command = [*DEMO, "--ignore-term", "--fork", "1", "--start-delay", "0.4"]
+    web = group_of(command=command, min=1, max=3, template={"stop_timeout": "60s"})
+    with ScaledFastlb(run_root, web) as fastlb:
+        fastlb.wait_steady(1)
+        fastlb.ask("standby", instance=next(iter(fastlb.instances())), replace=True)
+        fastlb.wait_steady(1)
+        fastlb.ask("scale", desired=2)
+        wait_until(lambda: len(fastlb.group()["instances"]) == 3, 5, "another is launched")
+        fastlb.process.terminate()
+        wait_until(lambda: "ended with status 0" in fastlb.log(), 5, "the worker has ended")
+        fastlb.stop(5, signal.SIGQUIT)
 
 
-@pytest.fixture(scope="module")
-def failing(run_root: Path) -> Iterator[ScaledFastlb]:
-    """Groups whose instances never come up, each in another way, at once."""
-    grace = {"health_check_grace": "0.8s"}
-    groups = [
-        group_of("crash", [*DEMO, "--crash-at-start"]),
-        group_of("sick", [*DEMO, "--health-status", "503"], **grace),
-        group_of("deaf", ["sleep", "1000"], **grace),
-        group_of("absent", ["no-such-program", "{socket}"]),
-        group_of("leaves", ["sh", "-c", "sleep 1000 & exit 0"]),
-        group_of("folder", DEMO, template={"cwd": "/nowhere"}),
-    ]
-    names = ("sick", "deaf", "absent", "leaves", "folder")
-    rules = [
-        {"priority": n, "path": [f"/{name}"], "forward": name} for n, name in enumerate(names, 1)
-    ]
-    listener = (
-        '[[listeners]]\naddress = "http://127.0.0.1:0"\ndefault = { forward = "crash" }\n'
-        f"rules = {toml(rules)}\n"
-    )
-    with ScaledFastlb(run_root, listener, *groups, listen=()) as one:
-        yield one
-        one.stop()
-
-
-@pytest.mark.parametrize(
-    ("name", "outcome"),
-    [
-        ("sick", "failed: passed no health check within 0.8 s: "),
-        ("deaf", "did not listen on 127.0.0.1:"),
-        ("absent", 'could not be started: there is no program "no-such-program" in the PATH'),
-        ("leaves", "ended with status 0 (an instance must stay in the foreground)"),
-        ("folder", "could not be started: there is no folder /nowhere (cwd)"),
-    ],
-)
-def test_it_says_why_none_comes_up(failing: ScaledFastlb, name: str, outcome: str) -> None:
-    entry = failing.wait_activity("launch", outcome, name)
-    assert entry["outcome"].startswith("failed: ")
-    id = entry["what"].split()[1]
-    assert not (failing.run_dir / "t" / id).exists()
-    assert not (failing.run_dir / "t" / f"{id}.json").exists()
-
-
-def test_none_of_them_leaves_a_process(failing: ScaledFastlb) -> None:
-    """One launch at a time, and what failed is gone."""
-    failing.wait_activity("launch", "failed: ", "deaf")
-    failing.wait_activity("launch", "failed: ", "leaves")
-
-    def nobody() -> bool:
-        living = {
-            one["id"]
-            for group in failing.status()["auto_scaling_groups"]
-            for one in group["instances"]
-        }
-        marks = {
-            environment_of(pid).get("FASTLB_INSTANCE_ID") for pid in processes_of(failing.run_dir)
-        }
-        return marks - living == {None}
-
-    wait_until(nobody, 5, "all that failed has ended")
+# --- at last: its delays have passed meanwhile -----------------------------------------------------
 
 
 def test_a_crash_loop_is_quarantined_loudly(failing: ScaledFastlb) -> None:
     wait_until(lambda: failing.group("crash")["quarantined"], 10, "the quarantine")
     entries = [one for one in failing.activity("crash") if one["what"].startswith("launch")]
-    assert len(entries) in (5, 6)
+    assert len(entries) >= 5
     entries = entries[:5]
     assert "ended with status 3 before it was in service" in entries[0]["outcome"]
     assert "a setting that it needs is missing" in entries[0]["outcome"]
@@ -249,15 +279,3 @@ def test_a_crash_loop_is_quarantined_loudly(failing: ScaledFastlb) -> None:
         5,
         "another try",
     )
-
-
-def test_requests_for_it_are_refused_with_a_reason(run_root: Path) -> None:
-    web = group_of(
-        command=[sys.executable, "-c", "raise SystemExit(3)", "{socket}"], hold_timeout="0.3s"
-    )
-    with ScaledFastlb(run_root, web) as fastlb:
-        answer = httpx.get(fastlb.url)
-        assert answer.status_code == 503
-        assert answer.headers["retry-after"]
-        assert "no instance in time" in answer.text
-        fastlb.stop()

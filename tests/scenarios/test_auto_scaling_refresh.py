@@ -46,8 +46,8 @@ def load(fastlb: ScaledFastlb, start_load: Start) -> LoadClient:
 
 def test_to_a_good_version(fastlb: ScaledFastlb, load: LoadClient) -> None:
     before = set(fastlb.instances())
-    said = fastlb.reload(web("--version", "better"))["said"]
-    assert said == "auto_scaling_groups.web: launch_template"
+    said = fastlb.reload(web("--version", "better", hold_timeout="9s"))["said"]
+    assert said == "auto_scaling_groups.web: launch_template, hold_timeout"
     fastlb.wait_activity("instance refresh to v", "done")
     after = fastlb.wait_steady(2)
     assert not before & set(after)
@@ -63,7 +63,7 @@ def test_to_one_that_fails(fastlb: ScaledFastlb, load: LoadClient) -> None:
     before = set(fastlb.instances())
     fastlb.reload(web("--fail", "500", "--version", "bad"))
     entry = fastlb.wait_activity("instance refresh to v", "rolled back: ")
-    assert "requests to the new launch template failed (100.00%)" in entry["outcome"]
+    assert "requests to the new launch template failed (" in entry["outcome"]
     fastlb.wait_activity("rollback to v", "done")
     after = fastlb.wait_steady(2)
     assert before & set(after), "the old ones were kept"

@@ -178,11 +178,10 @@ def test_scaled_to_zero_and_standby_are_remembered(run_root: Path) -> None:
             second.stop()
 
 
-def test_a_group_that_is_configured_no_more(run_root: Path) -> None:
-    """And one that has another name by now."""
-    with ScaledFastlb(
-        run_root, group_of(command=[*DEMO, "--fork", "1"], desired=2, max=2)
-    ) as first:
+def test_a_group_that_is_configured_no_more(run_root: Path, start_load: Start) -> None:
+    """Its instances end as soon as the orphans, who still send them requests, have ended."""
+    old = group_of(command=[*DEMO, "--fork", "1"], desired=2, max=2)
+    with ScaledFastlb(run_root, old) as first:
         first.wait_steady(2)
         before = [
             pid
@@ -190,12 +189,14 @@ def test_a_group_that_is_configured_no_more(run_root: Path) -> None:
             if "FASTLB_INSTANCE_ID" in environment_of(pid)
         ]
         assert len(before) == 4
+        load = start_load(first.port, connections=4, path="/slow?ms=100").started()
         first.kill_supervisor()
         with again(first, run_root, group_of("api")) as second:
             second.wait_steady(1, "api")
             gone(before)
-            only = set(marked(first.run_dir).values())
-            assert only == set(second.pids("api"))
+            assert set(marked(first.run_dir).values()) == set(second.pids("api"))
+            result = load.stop()
+            assert not result.failures, result
             second.stop()
         assert not (first.run_dir / "t").exists()
 

@@ -4,8 +4,10 @@ that are no instances beside those that are."""
 from __future__ import annotations
 
 import http.client
+import re
 import socket
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import httpx
@@ -41,22 +43,22 @@ def fastlb(running: ScaledFastlb) -> ScaledFastlb:
 
 
 def test_the_first_request_is_held(fastlb: ScaledFastlb) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", fastlb.port, timeout=10)
-    body = b"b" * 50_000
-    connection.request("POST", "/echo?raw=1", body)
-    answer = connection.getresponse()
-    assert (answer.status, answer.read()) == (200, body)
-    assert fastlb.wait_activity("launch")["cause"] == (
-        "desired capacity 0 -> 1: a request came while no instance was running"
-    )
-    pids = fastlb.pids()
-    asleep(fastlb)
-    gone(pids)
-    assert "no request for 0.5 s (idle_timeout)" in fastlb.wait_activity("terminate")["cause"]
-    # The client's connection has outlived the instance.
-    connection.request("GET", "/")
-    assert connection.getresponse().status == 200
-    connection.close()
+    with closing(http.client.HTTPConnection("127.0.0.1", fastlb.port, timeout=10)) as connection:
+        body = b"b" * 50_000
+        connection.request("POST", "/echo?raw=1", body)
+        answer = connection.getresponse()
+        assert (answer.status, answer.read()) == (200, body)
+        assert fastlb.wait_activity("launch")["cause"] == (
+            "desired capacity 0 -> 1: a request came while no instance was running"
+        )
+        pids = fastlb.pids()
+        asleep(fastlb)
+        gone(pids)
+        cause = fastlb.wait_activity("terminate")["cause"]
+        assert re.search(r"no request for 0\.\d s \(idle_timeout\)$", cause), cause
+        # The client's connection has outlived the instance.
+        connection.request("GET", "/")
+        assert connection.getresponse().status == 200
 
 
 def test_many_are_held_at_once(fastlb: ScaledFastlb) -> None:
@@ -67,13 +69,13 @@ def test_many_are_held_at_once(fastlb: ScaledFastlb) -> None:
 
 def test_requests_all_the_time_while_it_falls_asleep(fastlb: ScaledFastlb) -> None:
     """Each pause is about as long as the idle time."""
-    result = run_load(fastlb.port, connections=1, count=6, pause=0.52)
-    assert (result.requests, result.succeeded) == (6, 6), result
+    result = run_load(fastlb.port, connections=1, count=4, pause=0.52)
+    assert (result.requests, result.succeeded) == (4, 4), result
 
 
 def test_scaled_to_zero_by_hand_under_load(fastlb: ScaledFastlb, start_load: Start) -> None:
     load = start_load(fastlb.port, connections=4, pause=0.005).started()
-    for _ in range(3):
+    for _ in range(2):
         fastlb.wait_steady(1)
         fastlb.ask("scale", desired=0)
         wait_until(lambda: fastlb.group()["desired"] == 1, 5, "it is woken")
@@ -126,7 +128,7 @@ def test_targets_beside_instances(
         fastlb.ask("scale", desired=2)
         fastlb.wait_steady(2)
         fastlb.wait_states()
-        load = start_load(fastlb.port, connections=6, pause=0.005).started()
+        load = start_load(fastlb.port, connections=6, path="/slow?ms=20").started()
         wait_until(lambda: _served(fastlb) == 3, 5, "all three serve")
         fastlb.ask("scale", desired=0)
         asleep(fastlb)
