@@ -1,7 +1,8 @@
 """What an operator says to the groups: each answered at once with what it will do, or why not.
 
 Turns requests of the control socket, plain values, into calls of `group` and plain values back. A
-request that makes no sense raises ValueError with a sentence.
+request that makes no sense raises ValueError with a sentence. The answer to what changes something
+says what it will do (`said`) and of which group (`group`).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 from fastlb.auto_scaling.group import Group
 from fastlb.auto_scaling.group_status import is_steady, what_it_does
 from fastlb.auto_scaling.instance import Instance
-from fastlb.history import History
+from fastlb.history import MOST_ENTRIES, Entry, History
 from fastlb.model.auto_scaling import SUSPENDABLE
 
 LONGEST_WAIT = 20.0
@@ -54,7 +55,7 @@ class Commands:
         desired = request.get("desired")
         if not isinstance(desired, int) or isinstance(desired, bool):
             raise ValueError(f"expected a number of instances, got {desired!r}")
-        least, most = group.bounds.least, group.bounds.most
+        least, most = group.scaler.bounds.least, group.scaler.bounds.most
         if not least <= desired <= most:
             raise ValueError(
                 f"group {group.name} has from {least} to {most} instances (min and max), "
@@ -62,13 +63,13 @@ class Commands:
             )
         before = group.desired
         if desired == before:
-            return {"said": f"group {group.name} has {desired} desired already"}
-        group.set_desired(desired, "asked for by `fastlb scale`")
-        return {"said": f"group {group.name}: desired capacity {before} -> {desired}"}
+            return _said(group, f"group {group.name} has {desired} desired already")
+        group.scaler.set_desired(desired, "asked for by `fastlb scale`")
+        return _said(group, f"group {group.name}: desired capacity {before} -> {desired}")
 
     def refresh(self, request: Request) -> Answer:
         group = self._group(request)
-        run = group.refresh
+        run = group.rollout.run
         action = request.get("action", "start")
         if action == "start":
             if run is not None:
@@ -76,25 +77,27 @@ class Commands:
                     f"group {group.name}: {run.entry.what} is under way ({run.refresh.phase}); "
                     f"wait for it, or: fastlb refresh {group.name} --cancel"
                 )
-            templates = group.templates
+            templates = group.rollout.templates
             if templates.configured != templates.version:
                 why = f"asked for; v{templates.configured} is configured"
             else:
                 why = "asked for by `fastlb refresh`"
             living = len(group.fleet.in_state("pending", "in_service"))
-            group.begin_refresh(templates.version, templates.configured, why)
-            return {
-                "said": f"group {group.name}: {living} instances are replaced by new ones of "
-                f"template v{templates.configured}"
-            }
+            group.rollout.begin(templates.version, templates.configured, why)
+            return _said(
+                group,
+                f"group {group.name}: {living} instances are replaced by new ones of "
+                f"template v{templates.configured}",
+            )
         if run is None:
             raise ValueError(f"group {group.name}: no refresh is under way")
         if action == "cancel":
-            group.end_refresh("cancelled")
-            return {
-                "said": f"group {group.name}: the refresh is cancelled; what was replaced stays so, "
-                f"and launches use v{group.templates.version}"
-            }
+            group.rollout.end("cancelled")
+            return _said(
+                group,
+                f"group {group.name}: the refresh is cancelled; what was replaced stays so, "
+                f"and launches use v{group.rollout.templates.version}",
+            )
         if action == "rollback":
             if run.refresh.source == run.refresh.target:
                 raise ValueError(
@@ -103,8 +106,10 @@ class Commands:
                 )
             if run.refresh.phase == "going_back":
                 raise ValueError(f"group {group.name}: it is being rolled back already")
-            group.roll_back("asked for by `fastlb refresh --rollback`")
-            return {"said": f"group {group.name}: back to template v{group.templates.version}"}
+            group.rollout.roll_back("asked for by `fastlb refresh --rollback`")
+            return _said(
+                group, f"group {group.name}: back to template v{group.rollout.templates.version}"
+            )
         raise ValueError(f"expected start, cancel or rollback, got {action!r}")
 
     def suspend(self, request: Request) -> Answer:
@@ -125,7 +130,7 @@ class Commands:
         for process in processes:
             group.suspend(process, suspend=suspend)
         left = ", ".join(sorted(group.suspended)) or "nothing"
-        return {"said": f"group {group.name}: suspended is {left}"}
+        return _said(group, f"group {group.name}: suspended is {left}")
 
     # -- instances
 
@@ -136,50 +141,49 @@ class Commands:
             raise ValueError(f"expected true or false, got {on!r}")
         group.protect(one, on)
         what = "is protected from scale-in" if on else "is protected no more"
-        return {"said": f"instance {one.id} {what}"}
+        return _said(group, f"instance {one.id} {what}")
 
     def standby(self, request: Request) -> Answer:
         group, one = self._instance(request)
         replace = bool(request.get("replace", False))
         if one.state != "in_service":
             raise ValueError(f"instance {one.id} is {one.state}; only one in service can stand by")
-        if not replace and group.desired - 1 < group.bounds.least:
+        if not replace and group.desired - 1 < group.scaler.bounds.least:
             raise ValueError(
-                f"group {group.name} would fall under its least of {group.bounds.least}: with "
+                f"group {group.name} would fall under its least of {group.scaler.bounds.least}: with "
                 "--replace another one is launched in its place"
             )
         group.stand_by(one, replace=replace)
-        return {
-            "said": f"instance {one.id} is drained and kept running; desired capacity is "
-            f"{group.desired}"
-        }
+        return _said(
+            group,
+            f"instance {one.id} is drained and kept running; desired capacity is {group.desired}",
+        )
 
     def bring_back(self, request: Request) -> Answer:
         group, one = self._instance(request)
         if one.state != "standby":
             raise ValueError(f"instance {one.id} is {one.state}, not in standby")
-        if group.desired + 1 > group.bounds.most:
+        if group.desired + 1 > group.scaler.bounds.most:
             raise ValueError(
-                f"group {group.name} would come over its most of {group.bounds.most}: "
+                f"group {group.name} would come over its most of {group.scaler.bounds.most}: "
                 f"fastlb scale {group.name} {group.desired - 1} first, or terminate {one.id}"
             )
         group.bring_back(one)
-        return {
-            "said": f"instance {one.id} is checked and returns; desired capacity is {group.desired}"
-        }
+        return _said(
+            group, f"instance {one.id} is checked and returns; desired capacity is {group.desired}"
+        )
 
     def terminate(self, request: Request) -> Answer:
         group, one = self._instance(request)
         decrement = bool(request.get("decrement", False))
         if one.state == "terminating":
             raise ValueError(f"instance {one.id} is terminating already")
-        if decrement and group.desired - 1 < group.bounds.least:
+        if decrement and group.desired - 1 < group.scaler.bounds.least:
             raise ValueError(
-                f"group {group.name} would fall under its least of {group.bounds.least}: "
+                f"group {group.name} would fall under its least of {group.scaler.bounds.least}: "
                 "leave --decrement out, and another one is launched in its place"
             )
-        said = group.terminate(one, decrement=decrement)
-        return {"said": said}
+        return _said(group, group.terminate(one, decrement=decrement))
 
     # -- looking
 
@@ -192,13 +196,28 @@ class Commands:
         return await self._entries(self._decisions, request, None)
 
     async def _entries(self, history: History, request: Request, subject: str | None) -> Answer:
-        after = _number(request, "after", 0)
+        """Those with a number over `after`, and those of the numbers `open` that have ended since;
+        of them the `last` ones. `newest` is what to ask on after."""
+        after = int(_number(request, "after", 0))
+        last = int(_number(request, "last", MOST_ENTRIES))
         seconds = min(_number(request, "wait", 0), LONGEST_WAIT)
-        found = history.after(int(after), subject)
+        given = request.get("open", [])
+        if not isinstance(given, list):
+            raise ValueError(f"open: expected a list of numbers, got {given!r}")
+
+        def find() -> list[Entry]:
+            return [
+                one
+                for one in history.after(0, subject)
+                if one.number > after or (one.ended is not None and one.number in given)
+            ]
+
+        found = find()
         if not found and seconds:
             await history.wait(seconds)
-            found = history.after(int(after), subject)
-        return {"entries": [one.plain() for one in found]}
+            found = find()
+        newest = max((one.number for one in history.after(after)), default=after)
+        return {"entries": [one.plain() for one in found[-last:] if last], "newest": newest}
 
     async def settled(self, request: Request) -> Answer:
         """Wait until a group is what it should be; what it still does, if it does."""
@@ -216,6 +235,13 @@ class Commands:
         name = request.get("group")
         if name is None and len(self._groups) == 1:
             return next(iter(self._groups.values()))
+        if name is None:
+            known = ", ".join(self._groups)
+            raise ValueError(
+                f"there are several auto scaling groups: say which of {known}"
+                if known
+                else "this instance has no auto scaling group"
+            )
         group = self._groups.get(name) if isinstance(name, str) else None
         if group is None:
             raise ValueError(f"there is no auto scaling group {name!r}{_known(self._groups, name)}")
@@ -232,6 +258,10 @@ class Commands:
         raise ValueError(f"there is no instance {id!r}{_known(ids, id)}")
 
 
+def _said(group: Group, what: str) -> Answer:
+    return {"said": what, "group": group.name}
+
+
 def _number(request: Request, name: str, default: float) -> float:
     value = request.get(name, default)
     if not isinstance(value, int | float) or isinstance(value, bool) or value < 0:
@@ -246,4 +276,4 @@ def _known(names: Iterable[str], given: object) -> str:
     near = difflib.get_close_matches(str(given), listed, n=1, cutoff=0.6)
     if near:
         return f'; did you mean "{near[0]}"?'
-    return f"; there are {', '.join(listed[:20])}"
+    return f"; there {'is' if len(listed) == 1 else 'are'} {', '.join(listed[:20])}"

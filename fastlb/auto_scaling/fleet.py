@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
@@ -20,32 +19,26 @@ from typing import Any
 
 from fastlb.auto_scaling.instance import (
     Instance,
-    address_of,
     choose_address,
-    command_of,
-    environment_of,
     last_words,
     make_socket_folder,
     new_id,
     not_found_hint,
     open_output,
+    start_process,
 )
 from fastlb.auto_scaling.ports import until_it_listens
-from fastlb.auto_scaling.process import InstanceProcess, ids_of, marked
+from fastlb.auto_scaling.process import InstanceProcess
 from fastlb.auto_scaling.records import InstanceRecord, Records
-from fastlb.auto_scaling.targets import RegisteredTarget, Registrar
-from fastlb.child_process import start_time
+from fastlb.auto_scaling.retirement import Retirement, stop_process
+from fastlb.auto_scaling.targets import Registrar
 from fastlb.errors import FastlbError
 from fastlb.history import History
+from fastlb.model.address import parse_address
 from fastlb.model.auto_scaling import AutoScalingGroup, LaunchTemplate
 from fastlb.model.target_health import span_of
 
 log = logging.getLogger("fastlb.scaling")
-
-FORGOTTEN_WITHIN = 1.0
-"""For all workers to see that a target is gone; a hung one would take for ever."""
-SETTLE_LOOK = 0.02
-LEAST_SHARE = 1 / 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +72,7 @@ class Fleet:
         self._records = records
         self._history = history
         self._hooks = hooks
+        self._retirement = Retirement(records, hooks.leaving)
         self._instances: dict[str, Instance] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
@@ -129,9 +123,10 @@ class Fleet:
         # the next one finds it.
         self._records.save(instance.record())
         try:
-            self._start_process(instance)
+            start_process(instance)
         except (OSError, FastlbError) as error:
             why = not_found_hint(error, template) if isinstance(error, OSError) else str(error)
+            self._hooks.failed(version, None)
             self._launch_failed(instance, f"could not be started: {why}")
             return
         self._records.save(instance.record())
@@ -145,24 +140,6 @@ class Fleet:
         )
         self._watch(instance)
         self._lead(instance, self._come_up(instance, settings.health_check_grace))
-
-    def _start_process(self, instance: Instance) -> None:
-        template, id, address = instance.template, instance.id, instance.address
-        output = instance.output.open_for_child()
-        try:
-            if template.user is not None:
-                # Or it could not open /dev/stderr, which some apps log to by its name.
-                ids = ids_of(template.user)
-                os.fchown(output, ids.uid, ids.gid)
-            instance.process = InstanceProcess.start(
-                template,
-                command_of(template, id, address),
-                environment_of(template, id, address, os.environ),
-                output,
-                id,
-            )
-        finally:
-            os.close(output)
 
     async def _come_up(self, instance: Instance, grace: float) -> None:
         """From the start of the process to service, or to the end of the grace."""
@@ -225,6 +202,8 @@ class Fleet:
         if instance.state != "pending":
             return
         instance.state = "terminating"
+        # Before it is gone: whoever launches another in its place meanwhile must know of it.
+        self._hooks.failed(instance.version, None)
         if instance.process is not None:
             instance.process.kill()
             await instance.process.wait()
@@ -239,7 +218,6 @@ class Fleet:
         said = last_words(instance.output.last_lines)
         self._end_entry(instance, f"failed: {why}{said}")
         log.error("%s %s%s", instance, why, said)
-        self._hooks.failed(instance.version, None)
         self._hooks.changed()
 
     # -- death
@@ -257,22 +235,27 @@ class Fleet:
         was, instance.state = instance.state, "terminating"
         if instance.life is not None:
             instance.life.cancel()
-        if instance.target is not None and was == "in_service":
-            # Before its files are read: whoever sends a request meanwhile is turned away at once.
-            self._hooks.leaving(instance)
-            instance.target.deregister()
-            instance.target = None
+        # Before its files are read: whoever sends a request meanwhile is turned away at once.
+        self._retirement.deregister(instance)
         if was == "pending":
+            self._hooks.failed(instance.version, None)
             self._launch_failed(instance)
             return
         self._drop(instance)
+        self._end_entry(instance, "its process ended meanwhile")
         lived = time.monotonic() - (instance.in_service_at or time.monotonic())
         why = f"{_how_it_ended(process)} after {span_of(lived)} in service"
         said = last_words(instance.output.last_lines)
         self._history.add("activity", instance.group, f"lost {instance.id}", why, outcome=said)
         log.error("%s (pid %d) %s%s", instance, process.pid, why, said)
-        self._hooks.failed(instance.version, lived)
+        if was == "in_service":
+            self._hooks.failed(instance.version, lived)
         self._hooks.changed()
+
+    def _drop(self, instance: Instance) -> None:
+        """It has ended: nothing is left of it but its last lines."""
+        self._retirement.bury(instance)
+        self._instances.pop(instance.id, None)
 
     # -- down
 
@@ -293,9 +276,9 @@ class Fleet:
 
     async def _end(self, instance: Instance, drain_timeout: float) -> None:
         began = time.monotonic()
-        cut = await self._unpublish(instance, drain_timeout)
+        cut = await self._retirement.unpublish(instance, drain_timeout)
         drained = time.monotonic() - began
-        in_time = await self._stop_process(instance)
+        in_time = await stop_process(instance)
         took = time.monotonic() - began - drained
         self._drop(instance)
         outcome = f"drained in {drained:.2f} s, stopped in {took:.2f} s"
@@ -306,45 +289,6 @@ class Fleet:
         self._end_entry(instance, outcome)
         log.info("%s has ended: %s", instance, outcome)
         self._hooks.changed()
-
-    async def _unpublish(self, instance: Instance, drain_timeout: float) -> int:
-        """Drain and deregister its target; how many requests were left at the time-out."""
-        target = instance.target
-        if target is None:
-            return 0
-        target.drain()
-        deadline = time.monotonic() + drain_timeout
-        settled = await _until(lambda: target.settled, deadline)
-        cut = 0 if settled else target.counts().in_flight
-        await self._deregister(instance, target)
-        return cut
-
-    async def _deregister(self, instance: Instance, target: RegisteredTarget) -> None:
-        self._hooks.leaving(instance)
-        target.deregister()
-        instance.target = None
-        await _until(lambda: target.forgotten, time.monotonic() + FORGOTTEN_WITHIN)
-
-    async def _stop_process(self, instance: Instance) -> bool:
-        """Whether it ended before its stop timeout."""
-        if instance.process is None:
-            return True
-        kill_at = time.monotonic() + instance.template.stop_timeout
-        return await instance.process.end(instance.stop_signal, kill_at)
-
-    def _drop(self, instance: Instance) -> None:
-        """It has ended: nothing is left of it but its last lines."""
-        if instance.target is not None:
-            self._hooks.leaving(instance)
-            instance.target.deregister()
-            instance.target = None
-        if instance.process is not None:
-            instance.process.clear()
-        instance.output.finish()
-        instance.output.close(remove=True)
-        self._instances.pop(instance.id, None)
-        self._records.forget(instance.id)
-        instance.state = "terminated"
 
     # -- standby
 
@@ -361,7 +305,7 @@ class Fleet:
         self._hooks.changed()
 
     async def _stand_by(self, instance: Instance, drain_timeout: float) -> None:
-        cut = await self._unpublish(instance, drain_timeout)
+        cut = await self._retirement.unpublish(instance, drain_timeout)
         self._end_entry(instance, f"in standby; {cut} still in flight" if cut else "in standby")
 
     def bring_back(self, instance: Instance, grace: float) -> None:
@@ -375,55 +319,30 @@ class Fleet:
         )
 
         async def back() -> None:
-            if life is not None:
-                await asyncio.wait({life})  # it may still be draining
+            if life is not None:  # it may still be draining
+                try:
+                    await asyncio.wait({life})
+                except asyncio.CancelledError:
+                    life.cancel()  # or two would deregister the same target
+                    raise
             await self._come_up(instance, grace)
 
         self._lead(instance, back(), cancel=False)
         self._hooks.changed()
 
-    # -- slow start
-
-    def begin_slow_start(self, instance: Instance, seconds: float) -> None:
-        instance.slow_start = seconds
-        instance.share = LEAST_SHARE
-        if instance.target is not None:
-            instance.target.set_share(LEAST_SHARE)
-
-    def advance_slow_starts(self, now: float) -> None:
-        """Let the shares of new Instances grow, in sixteenths: each step is a publication."""
-        for one in self._instances.values():
-            if not one.slow_start or one.in_service_at is None or one.target is None:
-                continue
-            grown = min((now - one.in_service_at) / one.slow_start, 1.0)
-            share = max(int(grown * 16) / 16, LEAST_SHARE)
-            if share >= 1:
-                one.slow_start = 0.0
-            if share != one.share:
-                one.share = share
-                one.target.set_share(share)
-
     # -- a supervisor before us, and one after us
 
     def adopt(self, record: InstanceRecord, template: LaunchTemplate) -> Instance | None:
         """Take up an Instance of a supervisor that died; None where it is dead."""
-        process = None
-        if record.pid:
-            process = InstanceProcess.adopt(record.pid, record.started, record.id)
-        else:  # the supervisor died between the decision and the record of the pid
-            for pid in marked(record.id):
-                started = start_time(pid)
-                if started is not None and os.getpgid(pid) == pid:
-                    process = InstanceProcess.adopt(pid, started, record.id)
-                    break
         try:
-            address = address_of(record)
-        except ValueError as error:
-            log.error("the record of instance %s is wrong: %s", record.id, error)
+            address = parse_address(record.address)
+            process = InstanceProcess.find(record.pid, record.started, record.id)
+            if process is None:
+                return None
+            output = open_output(self._records.spool(record.id), record.id, template)
+        except (ValueError, FastlbError) as error:
+            log.error("instance %s cannot be adopted: %s", record.id, error)
             return None
-        if process is None:
-            return None
-        output = open_output(self._records.spool(record.id), record.id, template)
         instance = Instance(
             record.id, record.group, record.version, template, address, output, record.launched_at
         )
@@ -432,7 +351,9 @@ class Fleet:
         instance.in_service_at = record.in_service_at
         instance.protected = record.protected
         self._instances[record.id] = instance
-        if record.state == "in_service":
+        if record.state in ("in_service", "terminating"):
+            # One that leaves as well: it may not be stopped while workers of the dead supervisor still
+            # have requests there, which is what the drain of a registered target waits for.
             self._register(instance)
         log.warning("%s (pid %d) is adopted: %s", instance, process.pid, record.state)
         return instance
@@ -455,7 +376,7 @@ class Fleet:
             one.state = "terminating"
             if one.life is not None:
                 one.life.cancel()
-        ended = await asyncio.gather(*(self._stop_process(one) for one in instances))
+        ended = await asyncio.gather(*(stop_process(one) for one in instances))
         for one in instances:
             if one.id in self._instances:
                 self._drop(one)
@@ -511,14 +432,6 @@ class Fleet:
         entry, instance.entry = instance.entry, None
         if entry is not None:
             self._history.end(entry, outcome)
-
-
-async def _until(true: Callable[[], bool], deadline: float) -> bool:
-    """Whether it came true before `deadline` (`time.monotonic()`). Looks again and again, because
-    what workers write to shared memory wakes nobody."""
-    while not (came := true()) and time.monotonic() < deadline:  # noqa: ASYNC110
-        await asyncio.sleep(SETTLE_LOOK)
-    return came
 
 
 def _how_it_ended(process: InstanceProcess) -> str:

@@ -16,12 +16,12 @@ def status_of(group: Group) -> dict[str, Any]:
         state: len(group.fleet.in_state(state))
         for state in ("pending", "in_service", "standby", "terminating")
     }
-    run = group.refresh
+    run = group.rollout.run
     return {
         "name": group.name,
         "target_group": group.target_group,
-        "min": group.bounds.least,
-        "max": group.bounds.most,
+        "min": group.scaler.bounds.least,
+        "max": group.scaler.bounds.most,
         "desired": group.desired,
         "in_service": by_state["in_service"],
         "pending": by_state["pending"],
@@ -29,15 +29,15 @@ def status_of(group: Group) -> dict[str, Any]:
         "draining": by_state["terminating"],
         "steady": is_steady(group),
         "doing": what_it_does(group),
-        "version": group.templates.version,
-        "configured_version": group.templates.configured,
-        "quarantined": group.governor.quarantined(group.templates.version),
+        "version": group.rollout.templates.version,
+        "configured_version": group.rollout.templates.configured,
+        "quarantined": group.governor.quarantined(group.rollout.templates.version),
         "suspended": sorted(group.suspended),
         "blocked": group.blocked,
-        "refused": group.refused,
-        "cause": group.cause,
+        "refused": group.scaler.refused,
+        "cause": group.scaler.cause,
         "metrics": _metrics(group),
-        "last_decision": group.decision.reason if group.decision is not None else "",
+        "last_decision": group.scaler.decision.reason if group.scaler.decision is not None else "",
         "refresh": None
         if run is None
         else {
@@ -68,7 +68,7 @@ def _metrics(group: Group) -> list[dict[str, Any]]:
         shown.append(
             {
                 "metric": policy.metric,
-                "value": group.measures.latest(policy.metric),
+                "value": group.scaler.measures.latest(policy.metric),
                 "target": bound,
                 "policy": type(policy).__name__,
             }
@@ -83,6 +83,7 @@ def _instance(one: Instance, now: float) -> dict[str, Any]:
         "pid": one.pid,
         "state": one.state,
         "health": sight.state if sight is not None else "",
+        "doomed": bool(one.doomed),
         "reason": one.doomed or (sight.reason if sight is not None else ""),
         "address": str(one.address),
         "age_s": now - one.launched_at,
@@ -97,9 +98,10 @@ def _instance(one: Instance, now: float) -> dict[str, Any]:
 
 
 def is_steady(group: Group) -> bool:
-    """Whether it is what it should be, and nobody comes or goes."""
+    """Whether it is what it should be, and nobody comes, goes or is to be replaced."""
     return (
-        group.refresh is None
+        group.rollout.run is None
+        and not any(one.doomed for one in group.fleet.in_state("in_service"))
         and len(group.fleet.in_state("in_service")) == group.desired
         and not group.fleet.in_state("pending", "terminating")
     )
@@ -108,15 +110,18 @@ def is_steady(group: Group) -> bool:
 def what_it_does(group: Group) -> str:
     """What keeps it from being steady, in one line."""
     parts = []
-    if group.refresh is not None:
-        parts.append(f"{group.refresh.entry.what} ({group.refresh.refresh.phase})")
+    if group.rollout.run is not None:
+        parts.append(f"{group.rollout.run.entry.what} ({group.rollout.run.refresh.phase})")
     for state, verb in (("pending", "starting"), ("terminating", "ending")):
         count = len(group.fleet.in_state(state))
         if count:
             parts.append(f"{count} {verb}")
+    doomed = sum(bool(one.doomed) for one in group.fleet.in_state("in_service"))
+    if doomed:
+        parts.append(f"{doomed} to be replaced")
     missing = group.desired - len(group.fleet.in_state("in_service"))
-    if missing > 0 and not parts:
-        parts.append(f"{missing} missing")
+    if missing and not parts:
+        parts.append(f"{missing} missing" if missing > 0 else f"{-missing} too many")
     if group.blocked:
         parts.append(group.blocked)
     return "; ".join(parts)

@@ -37,7 +37,7 @@ class Headroom:
         host = self.host
         if host is None:
             return more, ""
-        if cpu_limit is not None and host.cpu_percent is not None and host.cpu_percent >= cpu_limit:
+        if cpu_limit is not None and host.cpu_percent is not None and host.cpu_percent > cpu_limit:
             return 0, (
                 f"the host's CPU is saturated: {host.cpu_percent:.0f} % of all cores, "
                 f"the limit is {cpu_limit:g} %"

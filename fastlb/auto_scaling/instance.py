@@ -16,11 +16,16 @@ from fastlb.auto_scaling.process import MARK, InstanceProcess, home_of, ids_of
 from fastlb.auto_scaling.records import SOCKET, InstanceRecord, LifeCycle
 from fastlb.auto_scaling.targets import RegisteredTarget
 from fastlb.history import Entry
-from fastlb.model.address import Address, parse_address
+from fastlb.model.address import Address
 from fastlb.model.auto_scaling import LaunchTemplate
 
 LOOPBACK = "127.0.0.1"
 SHOWN_LINES = 10
+NOT_INHERITED = (
+    *("PORT", "FASTLB_SOCKET"),  # of a fastlb that itself is somebody's Instance
+    *("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"),  # what systemd says to fastlb alone
+    *("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"),
+)
 
 
 class Instance:
@@ -166,8 +171,8 @@ def environment_of(
     env = dict(inherited)
     # It would write to a file, which Python buffers by blocks: a crash would take its last words.
     env.setdefault("PYTHONUNBUFFERED", "1")
-    for name in ("PORT", "FASTLB_SOCKET"):
-        env.pop(name, None)  # of a fastlb that runs inside another's Instance
+    for name in NOT_INHERITED:
+        env.pop(name, None)
     if template.user is not None:
         env.update(home_of(template.user))
     if address.is_unix:
@@ -189,9 +194,24 @@ def fill(text: str, id: str, address: Address) -> str:
     return text.replace("{instance}", id)
 
 
-def address_of(record: InstanceRecord) -> Address:
-    """Raises ValueError where the record says nonsense."""
-    return parse_address(record.address)
+def start_process(instance: Instance) -> None:
+    """Raises OSError where the program cannot be run, FastlbError for a wrong user."""
+    template, id, address = instance.template, instance.id, instance.address
+    output = instance.output.open_for_child()
+    try:
+        if template.user is not None:
+            # Or it could not open /dev/stderr, which some apps log to by its name.
+            ids = ids_of(template.user)
+            os.fchown(output, ids.uid, ids.gid)
+        instance.process = InstanceProcess.start(
+            template,
+            command_of(template, id, address),
+            environment_of(template, id, address, os.environ),
+            output,
+            id,
+        )
+    finally:
+        os.close(output)
 
 
 def not_found_hint(error: OSError, template: LaunchTemplate) -> str:

@@ -78,18 +78,36 @@ def plan(
     somebody = sum(one.serving for one in good)
     serving = [one for one in doomed if one.serving and not one.harmful]
     end: list[tuple[str, str]] = []
+    stopgaps: list[Member] = []
     for one in doomed:
-        useless = not one.serving and (somebody or serving or not can_launch or not one.in_service)
-        if useless or (one.harmful and somebody):
+        if one in serving:
+            continue
+        if one.harmful and one.serving:
+            replaced = bool(somebody)
+        else:
+            replaced = bool(somebody or serving) or not can_launch or not one.in_service
+        if replaced:
             end.append((one.id, one.doomed))
+        else:
+            stopgaps.append(one)
+    if not desired:
+        end += [(one.id, one.doomed) for one in stopgaps]
+    elif can_launch and not good:
+        # They are better than nothing, but not where they take the room of what is to replace them.
+        end += [(one.id, one.doomed) for one in stopgaps[: max(1 - room, 0)]]
     if may_terminate:
-        spare = ready + len(serving) - least_ready(desired, min_healthy)
+        least = least_ready(desired, min_healthy)
         causes = {one.id: one.doomed for one in serving}
         # Who is protected from scale-in is doomed only for reasons that protect nobody.
         open_to_all = [_candidate(one, protected=False) for one in serving]
-        end += [(id, causes[id]) for id in choose(open_to_all, policies, max(spare, 0))]
+        going = choose(open_to_all, policies, max(ready + len(serving) - least, 0))
+        end += [(id, causes[id]) for id in going]
         extra = [_candidate(one, protected=one.protected) for one in good]
-        end += [(id, shrinking) for id in choose(extra, policies, max(len(good) - desired, 0))]
+        over = choose(extra, policies, max(len(good) - desired, 0))
+        # Those who serve nobody are protected or were chosen first: they do not stand for others.
+        idle = sum(not one.serving for one in good if one.id in over)
+        spare = max(somebody + len(serving) - len(going) - least, 0)
+        end += [(id, shrinking) for id in over[: idle + spare]]
     return Plan(launch, tuple(end))
 
 
@@ -100,5 +118,5 @@ def _candidate(one: Member, *, protected: bool) -> Candidate:
         in_flight=one.in_flight,
         launched_at=one.launched_at,
         protected=protected,
-        ready=one.in_service,
+        ready=one.serving,
     )

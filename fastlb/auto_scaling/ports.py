@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from fastlb.auto_scaling.process import InstanceProcess
+from fastlb.auto_scaling.process import InstanceProcess, group_members
 from fastlb.child_process import start_time
 from fastlb.errors import FastlbError
 from fastlb.model.address import Address
@@ -85,7 +85,7 @@ async def until_it_listens(address: Address, process: InstanceProcess | None) ->
         await asyncio.sleep(0.005 if waited < 2 else 0.02 if waited < 10 else 0.1)
     if address.is_unix or process is None:
         return
-    stranger = stranger_at(address.port, process.started, process.owns)
+    stranger = stranger_at(address.port, process.started, group_members(process.pid), process.owns)
     if stranger is not None:
         raise FastlbError(
             f"another process (pid {stranger}) listens on port {address.port}, which was free when "
@@ -93,14 +93,18 @@ async def until_it_listens(address: Address, process: InstanceProcess | None) ->
         )
 
 
-def stranger_at(port: int, started: int, ours: Callable[[int], bool]) -> int | None:
-    """The pid of a process that listens on the port and is none of `ours`; None where all is well.
+def stranger_at(
+    port: int, started: int, members: Collection[int], ours: Callable[[int], bool]
+) -> int | None:
+    """The pid of a process that listens on the port, is none of `members` and none of `ours`; None
+    where all is well.
 
     Whoever began after the Instance (`started`, ticks since boot) may well be its helper, such as the
     proxy of a container; and who cannot be found out is not accused.
     """
     inodes = _listening_inodes(port)
-    if not inodes:
+    # Mostly it is one of the group: then the descriptors of all the others need not be looked at.
+    if not inodes or any(_holds(pid, inodes) for pid in members):
         return None
     stranger = None
     for name in os.listdir("/proc"):

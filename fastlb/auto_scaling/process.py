@@ -82,6 +82,18 @@ class InstanceProcess:
             return None
         return cls(pid, started, pidfd, mark)
 
+    @classmethod
+    def find(cls, pid: int, started: int, mark: str) -> InstanceProcess | None:
+        """As `adopt`; with a pid of 0 the leader is looked for by the mark: the supervisor died between
+        the decision to start it and the record of its pid."""
+        if pid:
+            return cls.adopt(pid, started, mark)
+        for one in marked(mark):
+            began = start_time(one)
+            if began is not None and one in group_members(one):
+                return cls.adopt(one, began, mark)
+        return None
+
     @property
     def alive(self) -> bool:
         return self._pidfd >= 0 and not _readable(self._pidfd)

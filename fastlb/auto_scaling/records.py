@@ -86,8 +86,9 @@ class Records:
         self._write(f"{record.id}.json", plain)
 
     def forget(self, id: str) -> None:
-        """Remove everything of an Instance that is gone."""
-        (self.folder / f"{id}.json").unlink(missing_ok=True)
+        """Remove everything of an Instance that is gone: record, output and folder."""
+        for path in self.folder.glob(f"{id}.*"):
+            path.unlink(missing_ok=True)
         shutil.rmtree(self.folder / id, ignore_errors=True)
 
     def socket_folder(self, id: str) -> Path:

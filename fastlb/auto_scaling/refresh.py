@@ -56,6 +56,8 @@ class Sight:
     """Those of Refresh.old that still live, in the order in which they should go."""
     settled: int
     """New ones that are warmed and have their whole share."""
+    desired: int
+    """The group's desired capacity."""
     failures: int
     """Launches in a row of the target version that failed."""
     verdict: Verdict | None
@@ -89,12 +91,16 @@ def advance(refresh: Refresh, given: InstanceRefresh, sight: Sight) -> tuple[Ref
         said = sight.verdict.reason if sight.verdict is not None else ""
         return refresh, Step(outcome="done", reason=said)
     if not sight.old:
+        if not sight.settled and sight.desired:
+            return refresh, Step()  # they went before any new one was there to be watched
         baking = replace(refresh, phase="baking", until=sight.now + given.bake_time)
         return baking, Step()
     if refresh.phase == "waiting":
         if sight.now < refresh.until:
             return refresh, Step()
-        refresh = replace(refresh, phase="rolling", checkpoint=refresh.checkpoint + 1)
+        refresh = replace(
+            refresh, phase="rolling", checkpoint=_next_checkpoint(refresh, given, sight)
+        )
     may_go = _until_checkpoint(refresh, given, len(sight.old))
     if may_go <= 0:
         waiting = replace(refresh, phase="waiting", until=sight.now + given.checkpoint_delay)
@@ -116,5 +122,17 @@ def _until_checkpoint(refresh: Refresh, given: InstanceRefresh, left: int) -> in
     """How many more of the `left` old ones may go before the next checkpoint."""
     if refresh.checkpoint >= len(given.checkpoints):
         return left
-    percent = given.checkpoints[refresh.checkpoint]
+    return _until_share(refresh, given.checkpoints[refresh.checkpoint], left)
+
+
+def _next_checkpoint(refresh: Refresh, given: InstanceRefresh, sight: Sight) -> int:
+    """The first after this one that is not reached yet: few instances pass several at once."""
+    later = range(refresh.checkpoint + 1, len(given.checkpoints))
+    return next(
+        (at for at in later if _until_share(refresh, given.checkpoints[at], len(sight.old)) > 0),
+        len(given.checkpoints),
+    )
+
+
+def _until_share(refresh: Refresh, percent: int, left: int) -> int:
     return left - (len(refresh.old) - math.ceil(len(refresh.old) * percent / 100))

@@ -51,6 +51,7 @@ class RefreshRun:
         given: InstanceRefresh,
         *,
         settled: int,
+        desired: int,
         failures: int,
         now: float,
     ) -> Step:
@@ -62,7 +63,7 @@ class RefreshRun:
         )
         if self.refresh.phase != "going_back":
             self.verdict = judge(*self._figures(instances), given, self._percentile)
-        sight = Sight(now, old, settled, failures, self.verdict)
+        sight = Sight(now, old, settled, desired, failures, self.verdict)
         self.refresh, step = advance(self.refresh, given, sight)
         return step
 

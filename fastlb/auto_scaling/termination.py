@@ -18,7 +18,7 @@ class Candidate:
     """Monotonic seconds."""
     protected: bool
     ready: bool
-    """In service."""
+    """In service, and its target gets requests."""
 
 
 _KEYS: Mapping[str, Callable[[Candidate], float]] = {
@@ -33,8 +33,8 @@ _KEYS: Mapping[str, Callable[[Candidate], float]] = {
 def choose(candidates: Sequence[Candidate], policies: Sequence[str], count: int) -> list[str]:
     """The ids of at most `count` Instances, the first to end first.
 
-    Protected ones are never among them, so that there may be fewer. Those that are not in service
-    go first, the newest before: nobody is served by them yet. Then each policy decides among those
+    Protected ones are never among them, so that there may be fewer. Those that are not ready
+    go first, the newest before: nobody is served by them. Then each policy decides among those
     that are equal by the policies before it, and the id where all are.
     """
 

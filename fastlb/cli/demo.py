@@ -1,7 +1,6 @@
-"""`fastlb demo`: three demo workers and the balancer in front of them, to try it out.
+"""`fastlb demo`: an auto scaling group of demo workers and the balancer in front, to try it out.
 
-Knows the flags of this command and what it prints. The workers are kept by `fastlb.demo.fleet`, the
-balancer is an ordinary Configuration.
+Knows the flags of this command and what it prints; all else is an ordinary Configuration.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import http.client
 import os
 import re
 import shlex
-import signal
 import sys
 import threading
 import time
@@ -24,24 +22,28 @@ from fastlb.config.table import NAME_EXPECTED
 from fastlb.config.values import got, wrong
 from fastlb.control_plane.supervisor import run_supervisor
 from fastlb.data_plane.worker import worker_main
-from fastlb.demo.fleet import RESTART_SECONDS, DemoFleet
 from fastlb.errors import ConfigError, FastlbError
 from fastlb.model.address import Address, parse_address
+from fastlb.model.auto_scaling import AutoScalingGroup, LaunchTemplate, TargetTracking
 from fastlb.model.configuration import Configuration
 from fastlb.model.health_check import HealthCheck
 from fastlb.model.listener import Forward, Listener, WeightedGroup
-from fastlb.model.target_group import Target, TargetGroup
+from fastlb.model.target_group import TargetGroup
 
 NAME = "demo"
 LISTEN = "http://127.0.0.1:8080"
 SERVES_SECONDS = 30.0
+MOST_AT_REST = 3
+"""Demo workers that stay when nobody asks: enough to see them take turns."""
 
 TRY = (
     ("curl {url}/", "again and again: the demo workers take turns"),
-    ("curl -X POST {url}/kill", "kills who answers; it is back after {restart:g} s"),
+    ("curl -X POST {url}/kill", "kills who answers; another one comes in its place"),
     ("curl -N '{url}/stream?n=5&ms=500'", "server-sent events, each as it comes"),
     ("{python} -m websockets {ws}/ws", "a WebSocket: what you type comes back"),
     ("{fastlb} status --name {name}", "the targets, their states and the reasons"),
+    ("{fastlb} scale 5 --name {name} --wait", "five demo workers"),
+    ("{fastlb} activity --name {name}", "what came and went, and why"),
 )
 """What to type in another terminal, and what it shows."""
 
@@ -68,7 +70,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         type=int,
         default=3,
-        help="demo workers to balance over (default 3: two go on when one is killed)",
+        help="demo workers to begin with (default 3: two go on when one is killed); under load "
+        "there come to be more, up to twice as many",
     )
     parser.add_argument(
         "--name",
@@ -90,30 +93,27 @@ def demo(arguments: argparse.Namespace) -> int:
         problems.append(f"--targets: expected 1 to 64, got {arguments.targets}")
     if problems:
         raise ConfigError(problems)
-    # The supervisor has signal handlers of its own; this one holds before them and after.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    with DemoFleet(arguments.targets) as fleet:
-        configuration = demo_configuration(
-            address, fleet.sockets, arguments.workers, arguments.name
-        )
-        # A thread, because the supervisor has the main one: signals arrive there.
-        threading.Thread(
-            target=_announce,
-            args=(address, fleet, arguments.name),
-            name="announcement",
-            daemon=True,
-        ).start()
-        try:
-            return run_supervisor(configuration, worker_main)
-        except FastlbError as error:
-            cause = error.__cause__
-            if isinstance(cause, OSError) and cause.errno == errno.EADDRINUSE:
-                other = Address(address.host, address.port + 1)
-                named = "" if arguments.name == NAME else f" --name {arguments.name}"
-                raise FastlbError(
-                    f"{error}; choose another address: fastlb demo{named} --listen http://{other}"
-                ) from cause
-            raise
+    configuration = demo_configuration(
+        address, arguments.targets, arguments.workers, arguments.name
+    )
+    # A thread, because the supervisor has the main one: signals arrive there.
+    threading.Thread(
+        target=_announce,
+        args=(address, arguments.targets, arguments.name),
+        name="announcement",
+        daemon=True,
+    ).start()
+    try:
+        return run_supervisor(configuration, worker_main)
+    except FastlbError as error:
+        cause = error.__cause__
+        if isinstance(cause, OSError) and cause.errno == errno.EADDRINUSE:
+            other = Address(address.host, address.port + 1)
+            named = "" if arguments.name == NAME else f" --name {arguments.name}"
+            raise FastlbError(
+                f"{error}; choose another address: fastlb demo{named} --listen http://{other}"
+            ) from cause
+        raise
 
 
 def listen_address(text: str) -> Address:
@@ -131,45 +131,65 @@ def listen_address(text: str) -> Address:
 
 
 def demo_configuration(
-    address: Address, sockets: list[Path], workers: int, name: str = NAME
+    address: Address, targets: int, workers: int, name: str = NAME
 ) -> Configuration:
     """What the balancer is told. Round robin, because then one sees the demo workers take turns."""
     group = TargetGroup(
         name="demo",
-        targets=tuple(Target(Address(path=str(path))) for path in sockets),
+        auto_scaling_group="demo",
         health_check=HealthCheck(path="/health"),
         algorithm="round_robin",
+    )
+    scaling = AutoScalingGroup(
+        name="demo",
+        launch_template=LaunchTemplate(
+            command=(sys.executable, "-m", "fastlb.demo", "--uds", "{socket}")
+        ),
+        min=min(targets, MOST_AT_REST),
+        desired=targets,
+        max=2 * targets,
+        policies=(TargetTracking(metric="cpu", target=60.0),),
+        slow_start=0.0,
     )
     listener = Listener(
         protocol="http", address=address, default=Forward((WeightedGroup(group.name),))
     )
-    return Configuration(listeners=(listener,), target_groups=(group,), name=name, workers=workers)
+    return Configuration(
+        listeners=(listener,),
+        target_groups=(group,),
+        auto_scaling_groups=(scaling,),
+        name=name,
+        workers=workers,
+    )
 
 
-def _announce(address: Address, fleet: DemoFleet, name: str) -> None:
-    """Print what to try as soon as a worker of this fleet answers through the balancer."""
+def _announce(address: Address, targets: int, name: str) -> None:
+    """Print what to try as soon as a demo worker of ours answers through the balancer."""
     where = Address(
         {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host), address.port
     )
     deadline = time.monotonic() + SERVES_SECONDS
-    while not _answers(where, fleet.pids):
+    while not _answers(where):
         if time.monotonic() > deadline:
             return  # the balancer itself says why
         time.sleep(0.05)
-    print(what_to_try(where, len(fleet.sockets), name), flush=True)
+    print(what_to_try(where, targets, name), flush=True)
 
 
-def _answers(where: Address, pids: list[int]) -> bool:
-    """Whether one of the processes answers there: another demo could have the address."""
+def _answers(where: Address) -> bool:
+    """Whether a child of this process answers there: another demo could have the address."""
     connection = http.client.HTTPConnection(where.host, where.port, timeout=2)
     try:
         connection.request("GET", "/")
         found = re.search(rb"\(pid (\d+)\)", connection.getresponse().read())
+        if found is None:
+            return False
+        status = Path(f"/proc/{int(found[1])}/stat").read_bytes().rpartition(b")")[2].split()
+        return int(status[1]) == os.getpid()
     except (OSError, http.client.HTTPException):
         return False
     finally:
         connection.close()
-    return found is not None and int(found[1]) in pids
 
 
 def what_to_try(where: Address, count: int, name: str) -> str:
@@ -182,7 +202,6 @@ def what_to_try(where: Address, count: int, name: str) -> str:
         if os.path.basename(sys.argv[0]) == "fastlb"
         else f"{_anywhere(sys.executable)} -m fastlb",
         "name": name,
-        "restart": RESTART_SECONDS,
     }
     commands = [(command.format(**words), says.format(**words)) for command, says in TRY]
     width = max(len(command) for command, _ in commands)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import keyword
 import os
 import sys
 from collections.abc import Callable
@@ -16,19 +17,41 @@ from fastlb import __version__
 from fastlb.cli.usage import CommandParser, near, with_negative_values
 from fastlb.errors import FastlbError
 
-COMMANDS = {
-    "run": "balance HTTP and TCP over health-checked targets until stopped",
-    "check": "say every error of a configuration; --print shows it with all defaults",
-    "status": "show listeners, targets with their states and reasons, and workers",
-    "demo": "serve on http://127.0.0.1:8080 in front of demo workers, to try it out",
+SECTIONS = {
+    "to run an instance": {
+        "run": "balance HTTP and TCP over health-checked targets until stopped",
+        "check": "say every error of a configuration; --print shows all defaults",
+        "reload": "let an instance read its configuration anew, and deploy it",
+        "demo": "try it out on http://127.0.0.1:8080, in front of demo workers",
+    },
+    "to see what it does": {
+        "status": "show listeners, targets, auto scaling groups and workers",
+        "activity": "show what auto scaling groups did, with cause and outcome",
+        "why": "show decisions of scaling, health and routing, with their figures",
+    },
+    "for an auto scaling group": {
+        "scale": "set how many instances a group should have",
+        "refresh": "replace a group's instances by new ones, or cancel or undo that",
+        "suspend": "let a group launch, terminate or scale no more",
+        "resume": "let it do again what was suspended",
+    },
+    "for one instance of a group": {
+        "protect": "protect it from scale-in and refresh, or no more",
+        "standby": "take it out of service and keep it running",
+        "return": "bring it back from standby",
+        "terminate": "end it, drained first",
+    },
 }
+COMMANDS = {name: help for section in SECTIONS.values() for name, help in section.items()}
 WITH_APP_COMMAND = ("run", "check")
 """Those that take the app's own command after `--`."""
 EPILOG = """\
 fastlb run --listen http://127.0.0.1:8080 --target 127.0.0.1:9001 --target 127.0.0.1:9002
 fastlb run --listen http://127.0.0.1:8080 --min 2 --max 8 -- uvicorn app:app --uds {socket}
 fastlb run --config fastlb.toml
+fastlb scale 4 --wait
 
+fastlb COMMAND --help shows the flags of one.
 Exit status: 0 after a clean stop, 1 for a failure at run time, 2 for usage or configuration.
 """
 
@@ -79,28 +102,42 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
     """With the flags of the one command that `argv` asks for."""
     parser = argparse.ArgumentParser(
         prog="fastlb",
-        description="A TCP/HTTP load balancer for one Linux host.",
+        usage="fastlb [-h] [--version] COMMAND ...",
+        description=_description(),
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"fastlb {__version__}")
     commands = parser.add_subparsers(
-        metavar="COMMAND", required=True, title="commands", parser_class=CommandParser
+        prog="fastlb",
+        metavar="COMMAND",
+        required=True,
+        help=argparse.SUPPRESS,  # argparse would list them without their sections
+        parser_class=CommandParser,
     )
     for name, help in COMMANDS.items():
         command = commands.add_parser(
             name,
-            help=help,
             description=help[0].upper() + help[1:] + ".",
             formatter_class=_formatter,
             allow_abbrev=False,
         )
         if argv[:1] == [name]:
-            module = importlib.import_module(f"fastlb.cli.{name}")
+            named = f"{name}_" if keyword.iskeyword(name) else name
+            module = importlib.import_module(f"fastlb.cli.{named}")
             module.add_arguments(command)
-            command.set_defaults(command=getattr(module, name))
+            command.set_defaults(command=getattr(module, named))
     return parser
+
+
+def _description() -> str:
+    """The commands in their sections."""
+    width = max(map(len, COMMANDS))
+    lines = ["A TCP/HTTP load balancer with auto scaling for one Linux host."]
+    for title, section in SECTIONS.items():
+        lines += ["", f"{title}:", *(f"  {name:{width}}  {help}" for name, help in section.items())]
+    return "\n".join(lines)
 
 
 def _formatter(prog: str) -> argparse.HelpFormatter:

@@ -1,19 +1,19 @@
-"""How `fastlb status` looks: text for a terminal of 80 columns or more, or for a pipe.
+"""How `fastlb status` looks: listeners, target groups with their targets, workers, totals.
 
-Pure but for the writing. In a pipe each target is one line, its reason last; on a narrow terminal
-the reason stands on a line of its own.
+Pure. In a pipe each target is one line, its reason last; on a narrow terminal the reason stands on a
+line of its own. Auto scaling groups are `scaling_view`'s.
 """
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Sequence
-from typing import Any, TextIO
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from rich.console import Console
 from rich.text import Text
 
-from fastlb.cli.wording import counted
+from fastlb.cli import scaling_view
+from fastlb.cli.layout import INDENT, latency, size, span, table, wrapped
+from fastlb.cli.wording import clean, counted
 
 STYLES = {
     "healthy": "green",
@@ -33,80 +33,77 @@ WORKER_HEADS = (
     *("WORKER", "PID", "STATE", "CONNS", "IN-FLIGHT", "REQUESTS"),
     *("CPU", "RSS", "RESTARTS"),
 )
-INDENT = "  "
-SHORTEST_REASON = 24
 LONGEST_ADDRESS = 21
 
-
-class _Console(Console):
-    def on_broken_pipe(self) -> None:
-        """Rich would leave with status 1; that nobody reads on is no failure."""
-        raise
-
-
-def show(document: dict[str, Any], out: TextIO) -> None:
-    console = _Console(file=out, highlight=False)
-    width = console.width if console.is_terminal else None
-    for line in render(document, width):
-        console.print(line, soft_wrap=True)
+Names = Mapping[str, str]
+"""By the address of a target: the id of the instance that listens there."""
 
 
 def render(document: dict[str, Any], width: int | None) -> list[Text]:
     """The lines; `width` None is a pipe, where a line may be as long as it likes."""
-    groups = document["target_groups"]
     head = Text.assemble(
         ("fastlb ", "bold"),
-        (_clean(document["name"]), "bold"),
+        (clean(document["name"]), "bold"),
         f"  pid {document['pid']}, up {span(document['uptime_s'])}, ",
-        f"version {_clean(document['version'])}",
+        f"version {clean(document['version'])}",
     )
     if document["draining"]:
         head.append("  DRAINING", "bold yellow")
     lines = [head, Text()]
-    lines += _table(
+    lines += table(
         ("LISTENER", "DEFAULT", "RULES"),
         [[one["address"], one["default"], str(one["rules"])] for one in document["listeners"]],
-        right=(2,),
+        (2,),
+        STYLES,
     )
-    for group in groups:
-        lines += [Text(), *_group(group, width)]
+    scaled = document["auto_scaling_groups"]
+    names = {one["address"]: one["id"] for group in scaled for one in group["instances"]}
+    for group in document["target_groups"]:
+        lines += [Text(), *_group(group, names, width)]
+        for one in scaled:
+            if one["target_group"] == group["name"]:
+                lines += [Text(), *scaling_view.render(one, width)]
     lines += [Text(), *_workers(document["workers"])]
-    totals = document["totals"]
-    lines += [Text(), *_wrapped(_totals(totals), width, "")]
+    lines += [Text(), *wrapped(_totals(document["totals"]), width)]
     return lines
 
 
-def _group(group: dict[str, Any], width: int | None) -> list[Text]:
-    head = Text.assemble((_clean(group["name"]), "bold"))
+def _group(group: dict[str, Any], names: Names, width: int | None) -> list[Text]:
+    head = Text(clean(group["name"]), "bold")
     if group["fail_open"]:
         head.append("  FAIL OPEN: no target is healthy, all of them get traffic", "bold red")
-    about = _wrapped(
-        f"{group['algorithm']}; health check: {_clean(str(group['health_check']))}", width, ""
-    )
+    about = wrapped(f"{group['algorithm']}; health check: {group['health_check']}", width)
     targets = group["targets"]
     if not targets:
         return [head, *about, Text(INDENT + "no targets", "yellow")]
     if width is None:
-        rows = [[_with_notes(one["address"], one), *_figures(one)] for one in targets]
-        heads, *lines = _table(TARGET_HEADS, rows, right=(2, 3, 4, 5, 6))
+        rows = [
+            [_with_notes(names.get(one["address"], one["address"]), one), *_figures(one)]
+            for one in targets
+        ]
+        heads, *lines = table(TARGET_HEADS, rows, (2, 3, 4, 5, 6), STYLES)
         heads.append(INDENT + "REASON")
         placed = [
-            line.append(INDENT + _clean(_reason(one)))
+            line.append(INDENT + clean(_reason(one)))
             for line, one in zip(lines, targets, strict=True)
         ]
         return [head, *about, heads, *placed]
-    rows = [[_short(one["address"]), *_figures(one)] for one in targets]
-    heads, *lines = _table(TARGET_HEADS, rows, right=(2, 3, 4, 5, 6))
+    rows = [[_short(one["address"], names), *_figures(one)] for one in targets]
+    heads, *lines = table(TARGET_HEADS, rows, (2, 3, 4, 5, 6), STYLES)
     placed = []
     for line, one, row in zip(lines, targets, rows, strict=True):
-        name = "" if row[0] == one["address"] else one["address"]
+        # An instance's socket is where its id says; a port is found nowhere else.
+        named = one["address"] in names and one["address"].startswith("unix:")
+        name = "" if named or row[0] == one["address"] else one["address"]
         remark = "; ".join(part for part in (name, _with_notes(_reason(one), one)) if part)
-        placed += [line, *_wrapped(_clean(remark), width, INDENT * 2)]
+        placed += [line, *wrapped(remark, width, INDENT * 3)]
     return [head, *about, heads, *placed]
 
 
-def _short(address: str) -> str:
-    """An address that leaves room for the figures: of a long one the end says most."""
+def _short(address: str, names: Names) -> str:
+    """What leaves room for the figures: an instance's id, or of a long address the end."""
+    if address in names:
+        return names[address]
     return address if len(address) <= LONGEST_ADDRESS else "…" + address[1 - LONGEST_ADDRESS :]
 
 
@@ -147,7 +144,7 @@ def _workers(workers: Sequence[dict[str, Any]]) -> list[Text]:
         ]
         for one in workers
     ]
-    return _table(WORKER_HEADS, rows, right=(1, 3, 4, 5, 6, 7, 8))
+    return table(WORKER_HEADS, rows, (1, 3, 4, 5, 6, 7, 8), STYLES)
 
 
 def _totals(totals: dict[str, Any]) -> str:
@@ -168,58 +165,3 @@ def _totals(totals: dict[str, Any]) -> str:
         f"{counted(totals['rejected'], 'connection')} rejected, "
         f"{size(totals['bytes_in'])} in, {size(totals['bytes_out'])} out"
     )
-
-
-def _table(heads: Sequence[str], rows: list[list[str]], right: Sequence[int]) -> list[Text]:
-    """The heads and one line a row; columns as wide as their widest cell."""
-    rows = [[_clean(cell) for cell in row] for row in rows]
-    widths = [max(len(row[n]) for row in [heads, *rows]) for n in range(len(heads))]
-
-    def line(cells: Sequence[str], style: str | None = None) -> Text:
-        made = Text()
-        for n, (cell, width) in enumerate(zip(cells, widths, strict=True)):
-            made.append(INDENT)
-            padded = cell.rjust(width) if n in right else cell.ljust(width)
-            made.append(padded, style or STYLES.get(cell.split(" ")[0]))
-        made.rstrip()
-        return made
-
-    return [line(heads, "dim"), *(line(row) for row in rows)]
-
-
-def _wrapped(text: str, width: int | None, indent: str) -> list[Text]:
-    indent = INDENT + indent
-    if width is None:
-        return [Text(indent + text)]
-    room = max(width - len(indent), SHORTEST_REASON)
-    return [Text(indent + part) for part in textwrap.wrap(text, room)]
-
-
-def _clean(text: str) -> str:
-    """A reason may quote what a target sent: nothing of it may steer the terminal."""
-    return "".join(c if c.isprintable() else "?" for c in text)
-
-
-def latency(seconds: float | None) -> str:
-    if seconds is None:
-        return "-"
-    if seconds < 0.01:
-        return f"{seconds * 1e3:.2f}ms"
-    return f"{seconds * 1e3:.0f}ms" if seconds < 1 else f"{seconds:.1f}s"
-
-
-def size(number: float) -> str:
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if number < 1024 or unit == "GiB":
-            break
-        number /= 1024
-    return f"{number:.0f}{unit}" if unit == "B" or number >= 100 else f"{number:.1f}{unit}"
-
-
-def span(seconds: float) -> str:
-    """The two largest units of a time, as a person says it."""
-    whole = int(seconds)
-    parts = [(whole // 86400, "d"), (whole // 3600 % 24, "h"), (whole // 60 % 60, "m")]
-    said = [f"{number} {unit}" for number, unit in [*parts, (whole % 60, "s")]]
-    first = next((n for n, (number, _) in enumerate(parts) if number), 3)
-    return " ".join(said[first : first + 2])

@@ -1,15 +1,35 @@
-"""Wrong usage of a command, told with that command's own usage and a guess at what was meant."""
+"""Wrong usage of a command, told with that command's own usage and a guess at what was meant.
+
+Also the words that a command takes without a flag: argparse hands them out wrongly where one may be
+left out and flags stand between them.
+"""
 
 from __future__ import annotations
 
 import argparse
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-POSITIONALS = {"run": "--config", "check": "--config", "status": "--name"}
-"""The flag that a word without one was probably meant for."""
+POSITIONALS = dict.fromkeys(("run", "check"), "--config") | dict.fromkeys(
+    ("status", "reload", "why"), "--name"
+)
+"""Of commands that take no word: the flag that one was probably meant for."""
+HELP_WIDTH = 80
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """One word that a command takes; `read` raises ValueError with a sentence for another one."""
+
+    dest: str
+    shown: str
+    help: str
+    optional: bool = False
+    read: Callable[[str], object] = str
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -18,26 +38,77 @@ class CommandParser(argparse.ArgumentParser):
     argparse hands such words up to the parser of `fastlb`, which knows no command's flags.
     """
 
+    _words: tuple[Word, ...] = ()
+
+    def take(self, *words: Word) -> None:
+        """Let the command have these words, in this order and wherever flags stand."""
+        self._words = words
+        width = max(len(word.shown) for word in words)
+        lines = [
+            textwrap.fill(
+                word.help,
+                HELP_WIDTH,
+                initial_indent=f"  {word.shown:{width}}  ",
+                subsequent_indent=" " * (width + 4),
+            )
+            for word in words
+        ]
+        self.description = "\n".join([f"{self.description or ''}\n", *lines])
+
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: Any = None
     ) -> tuple[argparse.Namespace, list[str]]:
         known, unknown = super().parse_known_args(args, namespace)
-        if unknown:
-            self.error(self._refusal(unknown))
-        return known, unknown
+        flags = [word for word in unknown if re.match(r"-(?!\d)", word)]
+        if flags or (unknown and not self._words):
+            self.error(self._refusal(unknown, flags))
+        try:
+            values = assign(self._words, unknown)
+        except ValueError as error:
+            self.error(str(error))
+        for name, value in values.items():
+            setattr(known, name, value)
+        return known, []
 
     def error(self, message: str) -> Any:
         super().error(f"{message}\n{self.prog} --help shows all of them")
 
-    def _refusal(self, unknown: list[str]) -> str:
+    def _refusal(self, unknown: list[str], flags: list[str]) -> str:
         """Of what is unknown the flags, since a word after one is its value; else the words."""
-        flags = [word.partition("=")[0] for word in unknown if word.startswith("-")]
         if flags:
+            names = [word.partition("=")[0] for word in flags]
             known = [name for name in self._option_string_actions if name.startswith("--")]
-            return "; ".join(f"there is no flag {flag}{near(flag, known)}" for flag in flags)
+            return "; ".join(f"there is no flag {name}{near(name, known)}" for name in names)
         flag = POSITIONALS.get(self.prog.rpartition(" ")[2])
         use = f"; use {flag} {unknown[0]}" if flag else ""
         return f'expected a flag, got "{unknown[0]}"{use}'
+
+
+def assign(words: Sequence[Word], given: Sequence[str]) -> dict[str, object]:
+    """What each of `words` is, None where it was left out. Raises ValueError with a sentence.
+
+    From the last to the first: an optional one gets what is left over and makes sense.
+    """
+    rest = list(given)
+    values: dict[str, object] = {}
+    for at, word in reversed(list(enumerate(words))):
+        values[word.dest] = None
+        before = words[:at]
+        if not rest or (word.optional and len(rest) <= sum(not one.optional for one in before)):
+            if not word.optional:
+                raise ValueError(f"expected {word.shown}: {word.help}")
+            continue
+        try:
+            values[word.dest] = word.read(rest[-1])
+        except ValueError:
+            if word.optional and len(rest) <= len(before):
+                continue
+            raise
+        rest.pop()
+    if rest:
+        shape = " ".join(f"[{word.shown}]" if word.optional else word.shown for word in words)
+        raise ValueError(f"expected {shape}, got {len(given)} words: {' '.join(given)}")
+    return values
 
 
 def near(word: str, known: Iterable[str]) -> str:

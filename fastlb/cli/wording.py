@@ -8,3 +8,8 @@ def counted(number: int, noun: str) -> str:
     if number == 1:
         return f"1 {noun}"
     return f"{number} {noun[:-1]}ies" if noun.endswith("y") else f"{number} {noun}s"
+
+
+def clean(text: str) -> str:
+    """What a target or an app said may be quoted in it: nothing of it may steer the terminal."""
+    return "".join(c if c.isprintable() else "?" for c in text)

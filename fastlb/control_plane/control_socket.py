@@ -76,6 +76,10 @@ class ControlSocket:
             async with asyncio.timeout(REQUEST_SECONDS):
                 writer.write(json.dumps(answer).encode() + b"\n")
                 await writer.drain()
+        except asyncio.CancelledError:
+            # The loop ends while somebody waits. Not raised on: the streams of Python 3.11 would log
+            # that as a mistake, with a traceback.
+            return
         except ValueError:
             log.warning("a request of over %d bytes at the control socket", LINE_BYTES)
         except (TimeoutError, OSError) as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
@@ -30,9 +31,16 @@ TICK = 0.1
 
 
 class Scaling:
-    """The groups by their names. Raises FastlbError for a user of a launch template that cannot be."""
+    """The groups by their names, those left out to whose target group no listener forwards: their
+    instances would never be checked. Raises FastlbError for a user of a launch template that cannot be."""
 
-    def __init__(self, configuration: Configuration, run_dir: RunDir, parts: Parts) -> None:
+    def __init__(
+        self,
+        configuration: Configuration,
+        used_groups: Collection[str],
+        run_dir: RunDir,
+        parts: Parts,
+    ) -> None:
         self.activities = History()
         self.decisions = History()
         self._run_dir = run_dir
@@ -45,12 +53,12 @@ class Scaling:
         places = {
             one.auto_scaling_group: one.name
             for one in configuration.target_groups
-            if one.auto_scaling_group is not None
+            if one.auto_scaling_group is not None and one.name in used_groups
         }
         for settings in configuration.auto_scaling_groups:
             place = places.get(settings.name)
             if place is None:
-                continue  # no target group uses it, as `fastlb check` warns
+                continue  # nobody could ask its instances, as `fastlb check` warns
             self._make_way(settings)
             group = Group(
                 settings,
@@ -101,7 +109,7 @@ class Scaling:
         """A worker holds requests for this target group."""
         group = self._by_target_group.get(target_group)
         if group is not None:
-            group.wake()
+            group.scaler.wake()
 
     def status(self) -> list[dict[str, Any]]:
         return [status_of(group) for group in self.groups.values()]

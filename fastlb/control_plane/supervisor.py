@@ -164,7 +164,7 @@ class Supervisor:
             count,
             lambda: self._orphans.living,
         )
-        self.scaling = Scaling(given, run_dir, parts)
+        self.scaling = Scaling(given, used_groups(given), run_dir, parts)
         self.registry.told = self.scaling.told
         self.scaling.adopt()
         self.registry.seed(left.health)

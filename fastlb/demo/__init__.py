@@ -1,4 +1,4 @@
-"""The demo: a small app that says which worker answered, and a fleet of workers kept alive.
+"""The demo: a small app that says which worker answered.
 
 Knows nothing of the balancer in front of it; `fastlb demo` and the tests bring the two together.
 """

@@ -184,7 +184,7 @@ class LaunchTemplate:
     def listens_on_socket(self) -> bool:
         """Whether the Instance gets a unix socket; else it gets a port."""
         texts = (*self.command, *(value for _, value in self.env))
-        return any("{socket}" in text for text in texts)
+        return any("{socket}" in text or "$FASTLB_SOCKET" in text for text in texts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,11 +17,12 @@ from typing import Any
 import pytest
 
 from fastlb import __version__
-from fastlb.cli import status
+from fastlb.cli import asking
 from fastlb.cli.flags import GROUPS, settings_with_flags
+from fastlb.cli.layout import age, latency, size, span
 from fastlb.cli.main import COMMANDS, run
 from fastlb.cli.reference import BEGIN, END, main, put_between_markers, reference
-from fastlb.cli.status_view import latency, render, size, span
+from fastlb.cli.status_view import render
 from fastlb.config import load
 from fastlb.errors import FastlbError
 from fastlb.model.auto_scaling import TargetTracking
@@ -149,8 +150,9 @@ def supervisor(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """In place of the two planes: `answer` is what `run_supervisor` does, `got` what it was given."""
     seen: dict[str, Any] = {"answer": lambda: 0}
 
-    def run_supervisor(configuration: Configuration, worker_main: object) -> int:
+    def run_supervisor(configuration: Configuration, worker_main: object, load: object) -> int:
         seen["configuration"], seen["worker_main"] = configuration, worker_main
+        seen["load"] = load
         answer: Callable[[], int] = seen["answer"]
         return answer()
 
@@ -374,6 +376,7 @@ DOCUMENT: dict[str, Any] = {
             "targets": [],
         },
     ],
+    "auto_scaling_groups": [],
     "totals": {
         "requests": 123456,
         "in_flight": 4,
@@ -438,6 +441,8 @@ def test_nothing_of_a_reason_steers_the_terminal() -> None:
 
 
 def test_figures() -> None:
+    ages = [age(seconds) for seconds in (0, 99.9, 100, 5999, 6000, 172799, 172800, 9e6)]
+    assert ages == ["0s", "99s", "1m", "99m", "1h", "47h", "2d", "104d"]
     assert [latency(s) for s in (None, 0.0004, 0.25, 2.5)] == ["-", "0.40ms", "250ms", "2.5s"]
     assert [size(n) for n in (0, 2048, 150 * 1024, 5e9)] == ["0B", "2.0KiB", "150KiB", "4.7GiB"]
     assert [span(s) for s in (3, 65, 90061)] == ["3 s", "1 m 5 s", "1 d 1 h"]
@@ -542,8 +547,8 @@ def test_status_of_orphans(instances: Path, capsys: pytest.CaptureFixture[str]) 
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [
-        (b'{"error": "no"}\n', "the supervisor answered: no"),
-        (b"[]\n", "expected a status of the supervisor"),
+        (b'{"error": "no"}\n', "fastlb: no\n"),
+        (b"[]\n", "expected an answer of the supervisor"),
         (b"half", "closed before the answer was whole"),
         (None, "gave no answer"),
     ],
@@ -555,7 +560,7 @@ def test_status_of_an_instance_that_answers_strangely(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(status, "ANSWER_SECONDS", 0.3)
+    monkeypatch.setattr(asking, "ANSWER_SECONDS", 0.3)
     with answering(instances / "default" / "control.sock", answer):
         assert run(["status"]) == 1
     assert expected in capsys.readouterr().err

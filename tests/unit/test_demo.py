@@ -1,4 +1,4 @@
-"""The demo app as a process on a unix socket, and the fleet that keeps it alive."""
+"""The demo app as a process on a unix socket, and `fastlb demo` itself."""
 
 from __future__ import annotations
 
@@ -19,9 +19,7 @@ import pytest
 
 from fastlb.auto_scaling.usage import usage_of_trees
 from fastlb.cli import demo
-from fastlb.demo import fleet as fleet_module
 from fastlb.demo.app import Told
-from fastlb.demo.fleet import DemoFleet
 from fastlb.errors import ConfigError
 from tests.support.processes import (
     RUN_DIR_VARIABLE,
@@ -31,21 +29,24 @@ from tests.support.processes import (
     processes_of,
     wait_until,
 )
-from tests.support.targets import free_port
+from tests.support.targets import DemoTarget, free_port
 
 
 @pytest.fixture(scope="module")
-def fleet() -> Iterator[DemoFleet]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fleet_module, "RESTART_SECONDS", 0.2)
-        with DemoFleet(2) as running:
-            yield running
+def running(run_root: Path) -> Iterator[DemoTarget]:
+    folder = Path(tempfile.mkdtemp(prefix="demo", dir=run_root))
+    with DemoTarget("demo-1", folder / "demo.sock") as target:
+        yield target
+
+
+def client_of(target: DemoTarget) -> httpx.Client:
+    transport = httpx.HTTPTransport(uds=str(target.where))
+    return httpx.Client(transport=transport, base_url="http://demo", timeout=10)
 
 
 @pytest.fixture
-def client(fleet: DemoFleet) -> Iterator[httpx.Client]:
-    transport = httpx.HTTPTransport(uds=str(fleet.sockets[0]))
-    with httpx.Client(transport=transport, base_url="http://demo", timeout=10) as one:
+def client(running: DemoTarget) -> Iterator[httpx.Client]:
+    with client_of(running) as one:
         yield one
         one.post("/fail?mode=off")
 
@@ -131,13 +132,12 @@ def test_told_counts_down_for_its_own_paths_only() -> None:
     ]
 
 
-def test_a_worker_that_kills_itself_answers_first_and_comes_back(fleet: DemoFleet) -> None:
-    pid = fleet.pids[1]
-    transport = httpx.HTTPTransport(uds=str(fleet.sockets[1]))
-    with httpx.Client(transport=transport, base_url="http://demo", timeout=10) as client:
-        assert f"pid {pid}" in client.post("/kill").text
-    wait_until(lambda: fleet.pids[1] != pid and answers(fleet.sockets[1]))
-    assert fleet.folder.stat().st_mode & 0o777 == 0o700
+def test_a_worker_that_kills_itself_answers_first(run_root: Path) -> None:
+    folder = Path(tempfile.mkdtemp(prefix="demo", dir=run_root))
+    with DemoTarget("demo-2", folder / "demo.sock") as target:
+        with client_of(target) as client:
+            assert f"pid {target.pid}" in client.post("/kill").text
+        wait_until(lambda: not alive(target.pid))
 
 
 def test_burning_uses_cpu_and_others_are_answered_meanwhile(client: httpx.Client) -> None:
@@ -157,12 +157,10 @@ def test_burning_uses_cpu_and_others_are_answered_meanwhile(client: httpx.Client
     assert used() - before >= 0.75  # counted in ticks of 10 ms
 
 
-def test_a_leak_stays(fleet: DemoFleet) -> None:
-    transport = httpx.HTTPTransport(uds=str(fleet.sockets[1]))
-    with httpx.Client(transport=transport, base_url="http://demo", timeout=10) as client:
-        before = int(client.get("/memory").text)
-        assert "keeps 30 MiB more" in client.get("/leak?mb=30").text
-        assert int(client.get("/memory").text) - before > 25 * 1024 * 1024
+def test_a_leak_stays(client: httpx.Client) -> None:
+    before = int(client.get("/memory").text)
+    assert "keeps 30 MiB more" in client.get("/leak?mb=30").text
+    assert int(client.get("/memory").text) - before > 25 * 1024 * 1024
 
 
 class DemoWorker:
@@ -284,53 +282,17 @@ def test_a_well_behaved_worker_ends_by_a_signal(start_worker: Callable[..., Demo
     assert worker.process.wait(20) == -signal.SIGTERM
 
 
-OWNER = """
-import sys, time
-from fastlb.demo.fleet import DemoFleet
-with DemoFleet(1) as fleet:
-    print(fleet.pids[0], fleet.folder, flush=True)
-    time.sleep(60)
-"""
-
-
-def test_the_workers_end_with_a_killed_owner() -> None:
-    owner = subprocess.Popen([sys.executable, "-c", OWNER], stdout=subprocess.PIPE)
-    assert owner.stdout is not None
-    pid_text, folder = owner.stdout.readline().decode().split()
-    owner.stdout.close()
-    assert alive(int(pid_text))
-    owner.kill()
-    owner.wait()
-    wait_until(lambda: not alive(int(pid_text)), 5)
-    for path in Path(folder).iterdir():
-        path.unlink()
-    Path(folder).rmdir()
-
-
-def test_a_fleet_ends_even_a_stopped_worker_and_its_folder(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(fleet_module, "END_SECONDS", 0.2)
-    with DemoFleet(1) as fleet:
-        (pid,) = fleet.pids
-        os.kill(pid, signal.SIGSTOP)
-    assert not alive(pid)
-    assert not fleet.folder.exists()
-
-
 def test_the_configuration_of_the_demo() -> None:
     parser = argparse.ArgumentParser()
     demo.add_arguments(parser)
     arguments = parser.parse_args([])
     address = demo.listen_address(arguments.listen)
-    configuration = demo.demo_configuration(address, [Path("/x/1.sock"), Path("/x/2.sock")], 2)
+    configuration = demo.demo_configuration(address, 4, 2)
     assert str(configuration.listeners[0].address) == "127.0.0.1:8080"
-    assert [str(t.address) for t in configuration.target_groups[0].targets] == [
-        "unix:/x/1.sock",
-        "unix:/x/2.sock",
-    ]
+    (group,) = configuration.auto_scaling_groups
+    assert (group.min, group.desired, group.max) == (3, 4, 8)
     assert configuration.target_groups[0].health_check.path == "/health"
-    named = demo.demo_configuration(address, [Path("/x/1.sock")], 2, "other")
+    named = demo.demo_configuration(address, 1, 2, "other")
     assert (configuration.name, named.name) == ("demo", "other")
     for wrong in ("tcp://127.0.0.1:1", "127.0.0.1:1", "http://x", "http://127.0.0.1:0"):
         with pytest.raises(ConfigError, match="--listen"):
@@ -346,8 +308,7 @@ def test_what_to_try_can_be_typed_anywhere() -> None:
 
 def test_the_command_serves_says_what_to_try_and_leaves_nothing(run_root: Path) -> None:
     folder = Path(tempfile.mkdtemp(prefix="d", dir=run_root))
-    # TMPDIR, so that what is left of the fleet's folder would be seen.
-    environment = os.environ | {RUN_DIR_VARIABLE: str(folder / "r"), "TMPDIR": str(folder)}
+    environment = os.environ | {RUN_DIR_VARIABLE: str(folder / "r")}
     port = free_port()
     command = [sys.executable, "-m", "fastlb", "demo", "--workers", "1"]
     command += ["--listen", f"http://127.0.0.1:{port}"]
@@ -356,8 +317,8 @@ def test_the_command_serves_says_what_to_try_and_leaves_nothing(run_root: Path) 
         process = subprocess.Popen(command, env=environment, stdout=stream, stderr=stream)
     try:
         wait_until(lambda: "curl http" in output.read_text(), 30, "what to try is printed")
-        names = {httpx.get(f"http://127.0.0.1:{port}/").headers["x-demo-worker"] for _ in range(6)}
-        assert names == {"demo-1", "demo-2", "demo-3"}
+        url = f"http://127.0.0.1:{port}/"
+        wait_until(lambda: len({httpx.get(url).headers["x-demo-worker"] for _ in range(6)}) == 3)
         second = subprocess.run(
             command,
             env=environment | {RUN_DIR_VARIABLE: str(folder / "s")},
@@ -374,4 +335,3 @@ def test_the_command_serves_says_what_to_try_and_leaves_nothing(run_root: Path) 
         process.wait()
     assert "Traceback" not in output.read_text()
     assert not processes_of(folder)
-    assert not list(folder.glob("fastlb-demo-*"))

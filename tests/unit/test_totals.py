@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import pytest
 
@@ -85,6 +86,7 @@ class Fake:
     registry: TargetRegistry
     counters: Counters
     totals: Totals
+    scaling: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(status=list))
     workers: tuple[Worker, ...] = (Worker(0, "running", os.getpid()), Worker(1))
     slots: tuple[int, ...] = (0, 0, 1)
     hung: frozenset[int] = frozenset()

@@ -1,0 +1,186 @@
+"""Instance refresh under load: to a good version, and back from bad ones before many have seen them."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.load import LoadClient
+from tests.support.processes import wait_until
+from tests.support.scaling import DEMO, Refused, ScaledFastlb, group_of
+
+Start = Callable[..., LoadClient]
+GOOD = [*DEMO, "--version", "good"]
+
+
+def web(*flags: str, **settings: Any) -> str:
+    return group_of(command=[*GOOD, *flags], **({"min": 2, "max": 4} | settings))
+
+
+@pytest.fixture(scope="module")
+def running(run_root: Path) -> Iterator[ScaledFastlb]:
+    with ScaledFastlb(run_root, web()) as one:
+        yield one
+        one.stop()
+
+
+@pytest.fixture
+def fastlb(running: ScaledFastlb) -> ScaledFastlb:
+    """Two instances of the good version, which is configured."""
+    running.reload(web())
+    running.wait_steady(2)
+    running.forget_activity()
+    return running
+
+
+@pytest.fixture
+def load(fastlb: ScaledFastlb, start_load: Start) -> LoadClient:
+    load = start_load(fastlb.port, connections=4, pause=0.005, target_header="x-demo-version")
+    return load.started()
+
+
+def test_to_a_good_version(fastlb: ScaledFastlb, load: LoadClient) -> None:
+    before = set(fastlb.instances())
+    said = fastlb.reload(web("--version", "better"))["said"]
+    assert said == "auto_scaling_groups.web: launch_template"
+    fastlb.wait_activity("instance refresh to v", "done")
+    after = fastlb.wait_steady(2)
+    assert not before & set(after)
+    result = load.stop()
+    assert not result.failures, result
+    assert set(result.by_target) == {"good", "better"}
+    assert result.max_latency < 1, result
+    group = fastlb.group()
+    assert group["version"] == group["configured_version"]
+
+
+def test_to_one_that_fails(fastlb: ScaledFastlb, load: LoadClient) -> None:
+    before = set(fastlb.instances())
+    fastlb.reload(web("--fail", "500", "--version", "bad"))
+    entry = fastlb.wait_activity("instance refresh to v", "rolled back: ")
+    assert "requests to the new launch template failed (100.00%)" in entry["outcome"]
+    fastlb.wait_activity("rollback to v", "done")
+    after = fastlb.wait_steady(2)
+    assert before & set(after), "the old ones were kept"
+    result = load.stop()
+    assert set(result.failures) == {"status-500"}, result
+    # One bad instance of three gets a third of the traffic until it has failed often enough.
+    assert result.failed < 100, result
+    assert result.failed < result.succeeded
+    group = fastlb.group()
+    assert group["version"] != group["configured_version"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "why"),
+    [
+        (["--health-status", "503"], "2 launches in a row of version"),
+        (["--crash-at-start"], "2 launches in a row of version"),
+    ],
+)
+def test_to_one_that_never_comes_up(
+    fastlb: ScaledFastlb, load: LoadClient, flags: list[str], why: str
+) -> None:
+    before = set(fastlb.instances())
+    fastlb.reload(web(*flags, "--version", "bad", health_check_grace="0.7s"))
+    entry = fastlb.wait_activity("instance refresh to v", "rolled back: ")
+    assert why in entry["outcome"]
+    assert set(fastlb.wait_steady(2)) == before
+    result = load.stop()
+    assert not result.failures, result
+    assert set(result.by_target) == {"good"}
+
+
+def test_to_the_same_template(fastlb: ScaledFastlb, load: LoadClient) -> None:
+    before = set(fastlb.instances())
+    fastlb.ask("refresh")
+    with pytest.raises(Refused, match="is under way"):
+        fastlb.ask("refresh")
+    with pytest.raises(Refused, match="there is nothing to go back to"):
+        fastlb.ask("refresh", action="rollback")
+    fastlb.wait_activity("instance refresh", "done")
+    assert not before & set(fastlb.wait_steady(2))
+    result = load.stop()
+    assert not result.failures, result
+
+
+def test_a_checkpoint_and_a_rollback_by_hand(fastlb: ScaledFastlb, load: LoadClient) -> None:
+    steps = {"checkpoints": [50], "checkpoint_delay": "1h"}
+    fastlb.reload(web("--version", "better", refresh=steps))
+    wait_until(
+        lambda: (fastlb.group()["refresh"] or {}).get("phase") == "waiting", 10, "checkpoint"
+    )
+    wait_until(lambda: fastlb.group()["draining"] == 0, 5, "the first old one has gone")
+    group = fastlb.group()
+    assert sorted(one["version"] == group["version"] for one in group["instances"]) == [False, True]
+    assert group["refresh"]["left"] == 1
+    assert fastlb.ask("settled", wait=0)["settled"] is False
+
+    fastlb.ask("refresh", action="rollback")
+    fastlb.wait_activity("rollback to v", "done")
+    fastlb.wait_steady(2)
+    group = fastlb.group()
+    assert {one["version"] for one in group["instances"]} == {group["version"]}
+    result = load.stop()
+    assert not result.failures, result
+    assert set(result.by_target) == {"good", "better"}
+
+
+def test_a_cancelled_one_stays_as_it_is(fastlb: ScaledFastlb, load: LoadClient) -> None:
+    steps = {"checkpoints": [50], "checkpoint_delay": "1h"}
+    fastlb.reload(web("--version", "better", refresh=steps))
+    wait_until(
+        lambda: (fastlb.group()["refresh"] or {}).get("phase") == "waiting", 10, "checkpoint"
+    )
+    fastlb.ask("refresh", action="cancel")
+    two = fastlb.wait_steady(2)
+    assert len({one["version"] for one in two.values()}) == 2
+    # The old one goes when another refresh is asked for.
+    assert fastlb.reload(web("--version", "better"))["said"] == "auto_scaling_groups.web: refresh"
+    fastlb.ask("refresh")
+    fastlb.wait_activity("instance refresh", "done")
+    group = fastlb.group()
+    assert {one["version"] for one in group["instances"]} == {group["configured_version"]}
+    result = load.stop()
+    assert not result.failures, result
+
+
+def test_another_one_while_it_runs(fastlb: ScaledFastlb, load: LoadClient) -> None:
+    fastlb.reload(web("--version", "one"))
+    fastlb.reload(web("--version", "two"))
+    fastlb.wait_activity("instance refresh", "done")
+    fastlb.wait_steady(2)
+    result = load.stop()
+    assert not result.failures, result
+    assert "two" in result.by_target
+    fastlb.wait_activity("instance refresh", "superseded")
+
+
+def test_scaling_and_a_crash_meanwhile(fastlb: ScaledFastlb, load: LoadClient) -> None:
+    fastlb.reload(web("--version", "better", "--start-delay", "0.3"))
+    fastlb.ask("scale", desired=4)
+    os.kill(fastlb.pids()[0], signal.SIGKILL)
+    fastlb.wait_activity("instance refresh", "done", seconds=15)
+    four = fastlb.wait_steady(4)
+    assert len({one["version"] for one in four.values()}) == 1
+    fastlb.ask("scale", desired=2)
+    result = load.stop()
+    assert not result.failures, result
+
+
+def test_what_cannot_be_reloaded(fastlb: ScaledFastlb) -> None:
+    before = fastlb.instances()
+    with pytest.raises(Refused, match=r"auto_scaling_groups\.other: cannot change while it runs"):
+        fastlb.reload(
+            web("--version", "x"), group_of("other").split("[auto", 1)[1].join(["[auto", ""])
+        )
+    fastlb.config.write_text("[")
+    with pytest.raises(Refused, match=r"\.toml: "):
+        fastlb.ask("reload")
+    assert fastlb.reload(web())["said"] == "nothing has changed"
+    assert list(fastlb.instances()) == list(before)
