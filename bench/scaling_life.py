@@ -27,7 +27,7 @@ from bench.scaling_group import (
     scaling_group,
     take_over,
 )
-from bench.scaling_load import POST, assert_none_failed, loaded
+from bench.scaling_load import POST, assert_none_failed, loaded, spread
 from fastlb.data_plane.hold import WANTED_SECONDS
 from tests.support.fastlb import ROOT, FastlbProcess
 from tests.support.processes import processes_of, wait_until
@@ -128,10 +128,7 @@ def from_zero(root: Path, quick: bool) -> Iterator[Row]:
                     own.append(own_start(command, folder))
                     held.append(held_request(group))
             apart = statistics.median(held) - statistics.median(own)
-            more = (
-                f"own start {statistics.median(own):.3f}, held {statistics.median(held):.3f} "
-                f"({min(held):.3f}-{max(held):.3f}): ours {1000 * apart:+.0f} ms"
-            )
+            more = f"own start {spread(own)}, held {spread(held)}: ours {1000 * apart:+.0f} ms"
             yield Row(f"from zero: {name} on {place}", rounds, 0, max(held), more)
 
 

@@ -95,13 +95,14 @@ def by_command(root: Path, quick: bool) -> Iterator[Row]:
                     group.scale(count)
                     times.append(time.monotonic() - began)
             result = load.stop()
-            more = f"up {_spread(ups)}, down {_spread(downs)}"
+            more = f"up {spread(ups)}, down {spread(downs)}"
             yield row(f"1 -> 4 -> 1 x {len(ups)} by command, {name}", result, more)
             assert_none_failed(result)
 
 
-def _spread(times: list[float]) -> str:
-    return f"{statistics.median(times):.2f} ({min(times):.2f}-{max(times):.2f}) s"
+def spread(times: list[float]) -> str:
+    """Median, least and most."""
+    return f"{statistics.median(times):.3f} ({min(times):.3f}-{max(times):.3f}) s"
 
 
 @dataclass
