@@ -27,7 +27,7 @@ from bench.scaling_group import (
     scaling_group,
     take_over,
 )
-from bench.scaling_load import POST, assert_none_failed, loaded
+from bench.scaling_load import POST, assert_none_failed, loaded, spread
 from fastlb.data_plane.hold import WANTED_SECONDS
 from tests.support.fastlb import ROOT, FastlbProcess
 from tests.support.processes import processes_of, wait_until
@@ -54,15 +54,9 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-class UnixServer(socketserver.ThreadingUnixStreamServer):
-    request_queue_size = 5
-    daemon_threads = True
-
-
 where = sys.argv[1]
 if "/" in where:
-    Handler.disable_nagle_algorithm = False
-    UnixServer(where, Handler).serve_forever()
+    socketserver.ThreadingUnixStreamServer(where, Handler).serve_forever()
 else:
     ThreadingHTTPServer(("127.0.0.1", int(where)), Handler).serve_forever()
 '''
@@ -89,7 +83,8 @@ def answered(family: socket.AddressFamily, where: str | tuple[str, int]) -> bool
 
 def own_start(command: Sequence[str], folder: Path) -> float:
     """Seconds from the start of the app by hand to its first answer: what nobody can undercut."""
-    port, path = free_port(), tempfile.mktemp(prefix="s", dir=folder)
+    port = free_port()
+    path = str(folder / f"{port}.sock")
     texts = [one.replace("{socket}", path).replace("{port}", str(port)) for one in command]
     family, where = (
         (socket.AF_UNIX, path) if "{socket}" in command else (socket.AF_INET, ("127.0.0.1", port))
@@ -133,10 +128,7 @@ def from_zero(root: Path, quick: bool) -> Iterator[Row]:
                     own.append(own_start(command, folder))
                     held.append(held_request(group))
             apart = statistics.median(held) - statistics.median(own)
-            more = (
-                f"own start {statistics.median(own):.3f}, held {statistics.median(held):.3f} "
-                f"({min(held):.3f}-{max(held):.3f}): ours {1000 * apart:+.0f} ms"
-            )
+            more = f"own start {spread(own)}, held {spread(held)}: ours {1000 * apart:+.0f} ms"
             yield Row(f"from zero: {name} on {place}", rounds, 0, max(held), more)
 
 
@@ -158,13 +150,13 @@ def adoption(root: Path, quick: bool) -> Iterator[Row]:
             times.append(time.monotonic() - began)
             assert group.in_service() == before, f"{before} became {group.in_service()}"
         result, posted = load.stop(), posts.stop()
+        ready = ", ".join(f"{one:.1f}" for one in times)
+        more = f"same pids; steady after {ready} s"
+        yield row(f"kill -9 the supervisor x {len(times)}, 4 instances", result, more)
+        yield row("  POST through all of it", posted)
+        assert_none_failed(result)
+        assert_none_failed(posted)
         group.stop()
-    ready = ", ".join(f"{one:.1f}" for one in times)
-    more = f"same pids; steady after {ready} s"
-    yield row(f"kill -9 the supervisor x {len(times)}, 4 instances", result, more)
-    yield row("  POST through all of it", posted)
-    assert_none_failed(result)
-    assert_none_failed(posted)
 
 
 def nothing_left(root: Path, quick: bool) -> Iterator[Row]:
@@ -227,7 +219,8 @@ def _left(case: str, group: ScalingGroup, family: Family, more: str) -> Row:
 
 
 def cost(root: Path, quick: bool) -> Iterator[Row]:
-    """The supervisor's CPU with idle instances, beside that of one which only checks the same."""
+    """The supervisor's CPU with idle instances and a policy to decide by, beside that of one which
+    only checks the same instances as targets."""
     span = 5.0 if quick else 20.0
     count = IDLE_INSTANCES
     flags = ("--min", str(count), "--max", str(count + 1), "--", *demo())

@@ -73,11 +73,13 @@ def load_step(root: Path, quick: bool) -> Iterator[Row]:
         down = time.monotonic() - ended
         calm = trickle.stop()
         told = timeline(group.activity(after), began)
-    yield row("load step (2 clients of /burn?ms=5, cpu=50)", burst, f"served by new: {took:.1f} s")
-    more = f"{high} -> 1 in {down:.1f} s after the load" if not quick else "scale-in left out"
-    yield row("  trickle through all of it", calm, more, told)
-    assert_none_failed(burst)
-    assert_none_failed(calm)
+        yield row(
+            "load step (2 clients of /burn?ms=5, cpu=50)", burst, f"served by new: {took:.1f} s"
+        )
+        more = "scale-in left out" if quick else f"{high} -> 1 in {down:.1f} s after the load"
+        yield row("  trickle through all of it", calm, more, told)
+        assert_none_failed(burst)
+        assert_none_failed(calm)
 
 
 def by_command(root: Path, quick: bool) -> Iterator[Row]:
@@ -93,28 +95,32 @@ def by_command(root: Path, quick: bool) -> Iterator[Row]:
                     group.scale(count)
                     times.append(time.monotonic() - began)
             result = load.stop()
-        more = f"up {_spread(ups)}, down {_spread(downs)}"
-        yield row(f"1 -> 4 -> 1 x {len(ups)} by command, {name}", result, more)
-        assert_none_failed(result)
+            more = f"up {spread(ups)}, down {spread(downs)}"
+            yield row(f"1 -> 4 -> 1 x {len(ups)} by command, {name}", result, more)
+            assert_none_failed(result)
 
 
-def _spread(times: list[float]) -> str:
-    return f"{statistics.median(times):.2f} ({min(times):.2f}-{max(times):.2f}) s"
+def spread(times: list[float]) -> str:
+    """Median, least and most."""
+    return f"{statistics.median(times):.3f} ({min(times):.3f}-{max(times):.3f}) s"
 
 
 @dataclass
 class Deploy:
-    """One instance refresh under load."""
+    """One instance refresh under load, when it was over."""
 
-    outcomes: list[str]
     took: float
     load: LoadResult
-    served_by: list[str]
-    """Versions in service at the end."""
+    ends: list[str]
+    """When the refresh and the rollback ended, if there was one, and how."""
+    versions: set[int]
+    """Of the launch template: those in force and in service."""
 
 
-def refresh(root: Path, *flags: str) -> Deploy:
-    """From version 1 to one of the demo app with these flags, three instances, short periods."""
+@contextmanager
+def deployed(root: Path, *flags: str) -> Iterator[Deploy]:
+    """From the first launch template to one of the demo app with these flags: three instances,
+    short periods."""
 
     def text(*more: str) -> str:
         return configuration(
@@ -136,42 +142,40 @@ def refresh(root: Path, *flags: str) -> Deploy:
         wait_until(lambda: group.status()["refresh"] is None, 120, "the end of the refresh")
         took = time.monotonic() - began
         group.wait_steady(3)
-        result = load.stop()
         ends = [
-            f"{one['ended'] - wall:.1f} s: {one['outcome']}"
+            f"{one['ended'] - wall:.1f} s: {one['what']}: {one['outcome']}"
             for one in group.activity()
             if one["what"].startswith(("instance refresh", "rollback"))
         ]
-        version = group.status()["version"]
-        versions = [one["version"] for one in group.status()["instances"]]
-    assert versions == [version] * 3, f"in service are versions {versions}, in force is {version}"
-    return Deploy(ends, took, result, [str(version)])
+        status = group.status()
+        versions = {status["version"], *(one["version"] for one in status["instances"])}
+        yield Deploy(took, load.stop(), ends, versions)
 
 
 def refreshes(root: Path, quick: bool) -> Iterator[Row]:
     """To a good version, to one that answers 500, to one that never becomes healthy."""
-    good = refresh(root)
-    yield row("refresh to a good version", good.load, f"{good.took:.1f} s", good.outcomes)
-    assert good.served_by == ["2"], good
-    assert_none_failed(good.load)
+    with deployed(root) as good:
+        yield row("refresh to a good version", good.load, f"{good.took:.1f} s", good.ends)
+        assert good.versions == {2}, good.versions
+        assert_none_failed(good.load)
 
-    bad = refresh(root, "--fail", "500")
-    seen = bad.load.statuses.get("500", 0)
-    others = bad.load.failed - seen
-    name = "refresh to one that answers 500"
-    share = f"{100 * seen / bad.load.requests:.2f} %"
-    more = f"{seen} saw it ({share}); back after {bad.took:.1f} s"
-    yield Row(name, bad.load.requests, others, bad.load.max_latency, more, bad.outcomes)
-    assert bad.served_by == ["1"], bad
-    assert others == 0, str(bad.load)
+    with deployed(root, "--fail", "500") as bad:
+        seen = bad.load.statuses.get("500", 0)
+        others = bad.load.failed - seen
+        share = f"{100 * seen / bad.load.requests:.2f} %"
+        more = f"{seen} saw it ({share}); back after {bad.took:.1f} s"
+        name = "refresh to one that answers 500"
+        yield Row(name, bad.load.requests, others, bad.load.max_latency, more, bad.ends)
+        assert bad.versions == {1}, bad.versions
+        assert others == 0, str(bad.load)
 
-    never = refresh(root, "--health-status", "503")
-    seen = never.load.by_target.get("2", 0)
-    more = f"{seen} saw it; back after {never.took:.1f} s"
-    yield row("refresh to one that is never healthy", never.load, more, never.outcomes)
-    assert never.served_by == ["1"], never
-    assert seen == 0, str(never.load)
-    assert_none_failed(never.load)
+    with deployed(root, "--health-status", "503") as never:
+        seen = never.load.by_target.get("2", 0)
+        more = f"{seen} saw it; back after {never.took:.1f} s"
+        yield row("refresh to one that is never healthy", never.load, more, never.ends)
+        assert never.versions == {1}, never.versions
+        assert seen == 0, str(never.load)
+        assert_none_failed(never.load)
 
 
 def killing(root: Path, quick: bool) -> Iterator[Row]:
@@ -196,6 +200,6 @@ def killing(root: Path, quick: bool) -> Iterator[Row]:
         whole = time.monotonic() - ended
         result = load.stop()
         launches = sum(one["what"].startswith("launch ") for one in group.activity(after))
-    more = f"{killed} killed, {launches} launched; whole again {whole:.1f} s after the last"
-    yield row("kill -9 a random one of 3 every 0.5 s", result, more)
-    assert_none_failed(result)
+        more = f"{killed} killed, {launches} launched; whole again {whole:.1f} s after the last"
+        yield row("kill -9 a random one of 3 every 0.5 s", result, more)
+        assert_none_failed(result)

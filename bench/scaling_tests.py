@@ -1,6 +1,6 @@
 """The long runs of auto scaling, as a table of figures.
 
-    python -m bench.scaling_tests                      from the project's folder, some eight minutes
+    python -m bench.scaling_tests                      from the project's folder, some six minutes
     python -m bench.scaling_tests --only step refresh  some of them
     python -m bench.scaling_tests --quick              fewer rounds, no wait for a scale-in
 
@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from subprocess import SubprocessError
 
 from bench.scaling_group import Row
 from bench.scaling_life import adoption, cost, from_zero, nothing_left
@@ -46,7 +47,7 @@ def run(name: str, root: Path, quick: bool) -> bool:
     try:
         for one in CASES[name](root, quick):
             print(one, flush=True)
-    except AssertionError as error:
+    except (AssertionError, OSError, SubprocessError) as error:
         well = False
         print(f"{name}: NOT AS IT SHOULD BE: {error}", flush=True)
     finally:
