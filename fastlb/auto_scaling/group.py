@@ -251,7 +251,8 @@ class Group:
                 self.fleet.end(one, cause, self.settings.drain_timeout)
         launch = todo.launch
         if step.careful and self.rollout.run is not None:
-            new = sum(one.id not in self.rollout.run.refresh.old for one in living)
+            old = self.rollout.run.refresh.old
+            new = sum(not one.doomed and one.id not in old for one in members)
             launch = min(launch, max(1 - new, 0))
         self._set_blocked(wait if launch else "")
         if not wait:
