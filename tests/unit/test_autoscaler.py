@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -146,7 +147,7 @@ def test_the_cooldown_of_a_simple_policy_holds_off_the_next_step() -> None:
     seen = Stage(policies=(policy,)).run(90, 600)
     steps = [at for at in range(1, len(seen)) if seen[at] != seen[at - 1]]
     assert len(steps) == 3
-    assert all(later - earlier >= 30 for earlier, later in zip(steps, steps[1:], strict=False))
+    assert all(later - earlier >= 30 for earlier, later in pairwise(steps))
 
 
 # -- the host
