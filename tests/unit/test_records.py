@@ -33,7 +33,7 @@ GROUP = GroupRecord(
     version=1,
     configured=2,
     newest=3,
-    templates={1: LaunchTemplate(command=("a",)), 2: LaunchTemplate(env=(("KEY", "secret"),))},
+    templates={1: LaunchTemplate(command=("a",)), 2: LaunchTemplate(env=(("KEY", "hunter2"),))},
     suspended=("launch", "scaling"),
     refresh=Refresh(source=1, target=2, began=5.0, old=("i-1", "i-2")).plain(),
 )
@@ -136,7 +136,7 @@ def test_nobody_else_reads_what_may_hold_secrets(records: Records) -> None:
     found = sorted(records.folder.iterdir())
     assert [path.name for path in found] == ["group-web.json", "i-00000001.json"]
     assert {path.stat().st_mode & 0o777 for path in found} == {0o600}
-    assert "secret" in (records.folder / "group-web.json").read_text()
+    assert "hunter2" in (records.folder / "group-web.json").read_text()
 
 
 def test_secrets_are_not_logged(records: Records, caplog: pytest.LogCaptureFixture) -> None:
@@ -148,7 +148,7 @@ def test_secrets_are_not_logged(records: Records, caplog: pytest.LogCaptureFixtu
     path.write_text(json.dumps(plain))
     assert records.group("web") is None
     assert "it begins anew" in caplog.text
-    assert "secret" not in caplog.text
+    assert "hunter2" not in caplog.text
 
 
 def test_nothing_of_an_instance_is_left_and_all_of_its_neighbours(records: Records) -> None:
