@@ -22,7 +22,7 @@ from fastlb.auto_scaling.instance import (
     new_id,
     not_found_hint,
 )
-from fastlb.auto_scaling.process import MARK
+from fastlb.auto_scaling.process import MARK, InstanceProcess
 from fastlb.errors import FastlbError
 from fastlb.model.address import Address
 from fastlb.model.auto_scaling import LaunchTemplate
@@ -168,6 +168,19 @@ def test_one_that_is_no_program(tmp_path: Path) -> None:
     assert hint(command=(str(text),)) == f'"{text}" cannot be run: Permission denied'
     text.chmod(0o755)
     assert hint(command=(str(text),)) == f'"{text}" cannot be run: Exec format error'
+
+
+@pytest.mark.parametrize(
+    ("limits", "names"),
+    [
+        ({"cpus": ((4000, 4001),)}, "cpus"),
+        ({"cpus": ((4000, 4001),), "nice": 1}, "nice or cpus"),
+    ],
+)
+def test_limits_that_cannot_be_set_are_named(limits: dict[str, Any], names: str) -> None:
+    template = LaunchTemplate(command=("true",), **limits)
+    with pytest.raises(FastlbError, match=f"^{names} cannot be set: there is no such core"):
+        InstanceProcess.start(template, ["true"], os.environ, 1, ID)
 
 
 def test_what_it_said_last() -> None:
