@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from fastlb.control_plane.reload import Reload, fixed_differences
-from fastlb.control_plane.scaling import with_holds
+from fastlb.control_plane.scaling import Scaling, with_holds
 from fastlb.errors import ConfigError, FastlbError
-from fastlb.model.auto_scaling import AutoScalingGroup
+from fastlb.model.auto_scaling import AutoScalingGroup, LaunchTemplate
 from fastlb.model.configuration import Configuration
 from fastlb.model.target_group import Hold, TargetGroup
 
@@ -108,3 +110,26 @@ def test_workers_are_told_how_to_hold_and_nothing_of_launch_templates() -> None:
     assert told.auto_scaling_groups == ()
     unknown = replace(BEFORE, auto_scaling_groups=())
     assert with_holds(unknown).target_groups == BEFORE.target_groups
+
+
+def test_where_one_group_cannot_take_its_settings_over_none_does(tmp_path: Path) -> None:
+    scaling = Scaling(
+        Configuration(
+            target_groups=(
+                TargetGroup(name="a", auto_scaling_group="web"),
+                TargetGroup(name="b", auto_scaling_group="api"),
+            ),
+            auto_scaling_groups=(WEB, API),
+        ),
+        SimpleNamespace(path=tmp_path),  # type: ignore[arg-type]
+        SimpleNamespace(registry=None),  # type: ignore[arg-type]
+    )
+    nobody = LaunchTemplate(user="nobody-of-this-name")
+    wanted = (replace(WEB, max=9), replace(API, launch_template=nobody))
+    with pytest.raises(FastlbError, match="there is no user"):
+        scaling.reload(replace(BEFORE, auto_scaling_groups=wanted))
+    assert scaling.groups["web"].settings == WEB
+    assert list(tmp_path.iterdir()) == []
+    said = scaling.reload(replace(BEFORE, auto_scaling_groups=(replace(WEB, max=9, min=2), API)))
+    assert said == ["auto_scaling_groups.web: min, max"]
+    assert scaling.groups["web"].desired == 2
