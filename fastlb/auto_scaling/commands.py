@@ -238,8 +238,9 @@ class Commands:
 
 def _number(request: Request, name: str, default: float) -> float:
     value = request.get(name, default)
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or value < 0:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise ValueError(f"{name}: expected a number, got {value!r}")
+    if not math.isfinite(value) or value < 0:
         raise ValueError(f"{name}: expected a number, got {value!r}")
     return value
 
