@@ -29,8 +29,13 @@ SAMPLE = 0.5
 MIB = 1024 * 1024
 
 
+def _wall_now() -> datetime:
+    return datetime.now(UTC)
+
+
 class Autoscaler:
-    """The desired capacity of one group. `changed` is called whenever it is another."""
+    """The desired capacity of one group. `changed` is called whenever it is another. `clock` is
+    monotonic seconds, `wall` the time of day, aware."""
 
     def __init__(
         self,
@@ -40,10 +45,14 @@ class Autoscaler:
         activities: History,
         decisions: History,
         changed: Callable[[], None],
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], datetime] = _wall_now,
     ) -> None:
+        self._clock = clock
+        self._wall = wall
         self.settings = settings
         self.measures = Measures(settings)
-        self.bounds = schedule.bounds_at(settings, _wall_now())
+        self.bounds = schedule.bounds_at(settings, wall())
         start = self.bounds.desired if self.bounds.desired is not None else self.bounds.least
         self.desired = min(max(start, self.bounds.least), self.bounds.most)
         self.cause = "the group was started"
@@ -60,11 +69,11 @@ class Autoscaler:
         self._changed = changed
         self._meter = CpuMeter()
         self._cooldown_until = 0.0
-        self._scheduled_until = _wall_now()
+        self._scheduled_until = wall()
         self._sampled = 0.0
-        self._measured = time.monotonic()
+        self._measured = clock()
         self._requests = 0
-        self._active_at = time.monotonic()
+        self._active_at = clock()
         self._told: object = None
 
     @property
@@ -74,6 +83,8 @@ class Autoscaler:
     def set_desired(self, desired: int, cause: str) -> None:
         if desired == self.desired:
             return
+        if desired > self.desired:
+            self._active_at = self._clock()  # whoever wants more of them does not find them idle
         old, self.desired = self.desired, desired
         self.cause = f"desired capacity {old} -> {desired}: {cause}"
         self._decisions.add("scaling", self.name, f"desired capacity {old} -> {desired}", cause)
@@ -83,12 +94,12 @@ class Autoscaler:
     def reload(self, settings: AutoScalingGroup) -> None:
         self.settings = settings
         self.measures.keep(settings)
-        self.bounds = schedule.bounds_at(settings, _wall_now())
+        self.bounds = schedule.bounds_at(settings, self._wall())
         self.clamp()
 
     def wake(self) -> None:
         """A worker holds requests for which there is no Instance."""
-        self._active_at = time.monotonic()
+        self._active_at = self._clock()
         if self.desired == 0 and self.bounds.most > 0:
             self.set_desired(1, "a request came while no instance was running")
 
@@ -190,7 +201,7 @@ class Autoscaler:
     # -- by the clock
 
     def _look_at_schedule(self) -> None:
-        now = _wall_now()
+        now = self._wall()
         if now.replace(second=0, microsecond=0) <= self._scheduled_until:
             return
         for occurrence in schedule.due(self.settings, self._scheduled_until, now):
@@ -224,7 +235,3 @@ class Autoscaler:
         elif now - self._active_at >= self.settings.idle_timeout:
             idle = span_of(now - self._active_at)
             self.set_desired(0, f"no request for {idle} (idle_timeout)")
-
-
-def _wall_now() -> datetime:
-    return datetime.now(UTC)

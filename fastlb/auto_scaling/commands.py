@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import difflib
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -178,7 +179,8 @@ class Commands:
         decrement = bool(request.get("decrement", False))
         if one.state == "terminating":
             raise ValueError(f"instance {one.id} is terminating already")
-        if decrement and group.desired - 1 < group.scaler.bounds.least:
+        counts = one.state != "standby"
+        if decrement and counts and group.desired - 1 < group.scaler.bounds.least:
             raise ValueError(
                 f"group {group.name} would fall under its least of {group.scaler.bounds.least}: "
                 "leave --decrement out, and another one is launched in its place"
@@ -264,7 +266,9 @@ def _said(group: Group, what: str) -> Answer:
 
 def _number(request: Request, name: str, default: float) -> float:
     value = request.get(name, default)
-    if not isinstance(value, int | float) or isinstance(value, bool) or value < 0:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise ValueError(f"{name}: expected a number, got {value!r}")
+    if not math.isfinite(value) or value < 0:
         raise ValueError(f"{name}: expected a number, got {value!r}")
     return value
 

@@ -236,7 +236,7 @@ class Group:
                 if candidate.target is not None:
                     candidate.in_flight = candidate.target.counts().in_flight
         members = [self._member(one, step, now) for one in living]
-        wait = self._why_not_launch(now, bool(living))
+        wait = self._why_not_launch(now, living)
         preferences = self.settings.refresh
         surge = surge_of(self.desired, preferences.min_healthy, preferences.max_healthy)
         todo = plan(
@@ -255,13 +255,14 @@ class Group:
                 self.fleet.end(one, cause, self.settings.drain_timeout)
         launch = todo.launch
         if step.careful and self.rollout.run is not None:
-            new = sum(one.id not in self.rollout.run.refresh.old for one in living)
+            old = self.rollout.run.refresh.old
+            new = sum(not one.doomed and one.id not in old for one in members)
             launch = min(launch, max(1 - new, 0))
         self._set_blocked(wait if launch else "")
         if not wait:
             templates = self.rollout.templates
             cause = next((one.doomed for one in members if one.doomed), self.scaler.cause)
-            for _ in range(launch):
+            for _ in range(min(launch, self._room_for(launch, living)[0])):
                 self.fleet.launch(self.settings, templates.version, templates.current, cause)
 
     def _member(self, one: Instance, step: Step, now: float) -> Member:
@@ -303,7 +304,17 @@ class Group:
             and one.target.sight().state == "healthy"
         )
 
-    def _why_not_launch(self, now: float, somebody_lives: bool) -> str:
+    def _room_for(self, more: int, living: list[Instance]) -> tuple[int, str]:
+        """How many of `more` launches the host has room for, and why not all; the first of a group
+        is always tried."""
+        if not living:
+            return more, ""
+        # The memory that the host had at the last look lacks what was launched since then.
+        unseen = sum(one.rss is None for one in living)
+        fits, why = self.scaler.fitting(unseen + more, scaling=False)
+        return max(fits - unseen, 0), why
+
+    def _why_not_launch(self, now: float, living: list[Instance]) -> str:
         """Why no Instance can be launched now; "" where one can."""
         if "launch" in self.suspended:
             return "launching is suspended (fastlb resume)"
@@ -317,11 +328,8 @@ class Group:
                 f"launch template v{version} failed {failures} times in a row{loud}, "
                 f"next try in {span_of(at - now)}"
             )
-        if somebody_lives:
-            fits, why = self.scaler.fitting(1, scaling=False)
-            if not fits:
-                return why
-        return ""
+        fits, why = self._room_for(1, living)
+        return "" if fits else why
 
     def _try_again_at(self, at: float) -> None:
         if self._retry is not None:
@@ -330,8 +338,7 @@ class Group:
         self._retry = asyncio.get_running_loop().call_later(delay, self.kick)
 
     def _set_blocked(self, why: str) -> None:
-        kind = why.partition(",")[0]
-        if kind != self.blocked.partition(",")[0]:
+        if _kind_of(why) != _kind_of(self.blocked):
             if why:
                 self._decisions.add("scaling", self.name, "no launch", why)
                 log.warning("group %s cannot launch: %s", self.name, why)
@@ -384,3 +391,8 @@ class Group:
                 refresh=run.refresh.plain() if run is not None else None,
             ),
         )
+
+
+def _kind_of(why: str) -> str:
+    """Without its figures, which are others at each look."""
+    return why.partition(",")[0].partition(":")[0]

@@ -217,12 +217,18 @@ def start_process(instance: Instance) -> None:
 def not_found_hint(error: OSError, template: LaunchTemplate) -> str:
     """Why a program could not be started, and what to do."""
     program = template.command[0] if template.command else ""
-    if isinstance(error, FileNotFoundError):
-        if template.cwd is not None and error.filename == template.cwd:
+    if template.cwd is not None and error.filename == template.cwd:
+        if isinstance(error, FileNotFoundError):
             return f"there is no folder {template.cwd} (cwd)"
-        near = Path(sys.executable).parent / program
-        where = f"; write {near}" if program and "/" not in program and near.exists() else ""
-        return f'there is no program "{program}" in the PATH{where}'
+        return f"the folder {template.cwd} (cwd) cannot be used: {error.strerror}"
+    if isinstance(error, FileNotFoundError):
+        if "/" not in program:
+            near = Path(sys.executable).parent / program
+            where = f"; write {near}" if program and near.exists() else ""
+            return f'there is no program "{program}" in the PATH{where}'
+        if Path(template.cwd or "", program).exists():
+            return f'"{program}" is there, but the interpreter that its first line names is not'
+        return f'there is no program "{program}"'
     return f'"{program}" cannot be run: {error.strerror or error}'
 
 

@@ -13,6 +13,7 @@ import pwd
 import resource
 import select
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -52,17 +53,25 @@ class InstanceProcess:
         output: int,
         mark: str,
     ) -> InstanceProcess:
-        """Raises OSError where the program cannot be run, FastlbError for a wrong user."""
-        child = ChildProcess(
-            command,
-            env=env,
-            cwd=template.cwd,
-            stdout=output,
-            stderr=output,
-            own_group=True,
-            user=ids_of(template.user) if template.user is not None else None,
-            before_exec=_before_exec(template),
-        )
+        """Raises OSError where the program cannot be run, FastlbError for a wrong user or for limits
+        that cannot be set."""
+        try:
+            child = ChildProcess(
+                command,
+                env=env,
+                cwd=template.cwd,
+                stdout=output,
+                stderr=output,
+                own_group=True,
+                user=ids_of(template.user) if template.user is not None else None,
+                before_exec=_before_exec(template),
+            )
+        except subprocess.SubprocessError:
+            # All that is told of an error in the child before its program.
+            raise FastlbError(
+                f"{' or '.join(_limits_of(template))} cannot be set: there is no such core, or it is "
+                "more than the user of fastlb may ask for"
+            ) from None
         # Not reaped yet, so that its start time is to be had even if it is dead already.
         started = start_time(child.pid) or 0
         process = cls(child.pid, started, os.pidfd_open(child.pid), mark)
@@ -232,6 +241,13 @@ def _before_exec(template: LaunchTemplate) -> Callable[[], None] | None:
             os.setpriority(os.PRIO_PROCESS, 0, nice)
 
     return prepare
+
+
+def _limits_of(template: LaunchTemplate) -> list[str]:
+    """The settings that `_before_exec` sets."""
+    names = ("nice", "cpus", "limit_nofile", "limit_nproc", "limit_as", "limit_core")
+    unset = LaunchTemplate()
+    return [name for name in names if getattr(template, name) != getattr(unset, name)]
 
 
 def _readable(fd: int) -> bool:

@@ -112,8 +112,17 @@ class Records:
             return GroupRecord(**raw, templates=templates, suspended=suspended)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
             log.error("the record %s of a group cannot be read, it begins anew: %s", path, error)
+            return None
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            # Not what is wrong with it: that would name a template's secrets.
+            log.error(
+                "the record %s of a group cannot be read, it begins anew: "
+                "it is not of the shape that this release writes (%s)",
+                path,
+                type(error).__name__,
+            )
             return None
 
     def save_group(self, name: str, record: GroupRecord) -> None:

@@ -53,7 +53,10 @@ class Rollout:
     def deploy(self) -> None:
         """The launch template of the configuration is another: replace all Instances by its own."""
         source = self.templates.version
-        target = self.templates.add(self.settings.launch_template)
+        if self.run is not None and not self.going_back:
+            # The version in force has not shown yet that it is any good.
+            source = self.run.refresh.source
+        target = self.templates.add(self.settings.launch_template, source)
         self.begin(source, target, f"launch template v{target} is configured")
 
     def begin(self, source: int, target: int, cause: str, reason: str = "") -> None:
@@ -65,7 +68,7 @@ class Rollout:
         old = tuple(
             one.id
             for one in self._fleet.in_state("pending", "in_service")
-            if not reason or one.version == source
+            if not reason or one.version != target
         )
         refresh = Refresh(source=source, target=target, began=time.monotonic(), old=old)
         if reason:

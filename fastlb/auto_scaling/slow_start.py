@@ -15,7 +15,11 @@ def begin(instance: Instance, others: Sequence[Instance], seconds: float) -> Non
 
     As AWS does it: nobody slows down alone, nor do those that were started together.
     """
-    before = [one.in_service_at for one in others if not one.slow_start and one.in_service_at]
+    # One that returns from standby has a new target, whose share is the whole one.
+    instance.share, instance.slow_start = 1.0, 0.0
+    before = [
+        one.in_service_at for one in others if not one.slow_start and one.in_service_at is not None
+    ]
     if not seconds or not before or instance.launched_at <= min(before):
         return
     instance.slow_start = seconds

@@ -10,7 +10,7 @@ from fastlb.auto_scaling.records import GroupRecord
 from fastlb.model.auto_scaling import LaunchTemplate
 
 KEPT = 5
-"""Versions that are remembered beside the one in force; old Instances name theirs."""
+"""Versions that are remembered beside those that are needed; old Instances name theirs."""
 
 
 class Templates:
@@ -46,12 +46,12 @@ class Templates:
         """Whether the configuration names another template than it did."""
         return self._by_version.get(self.configured) != configured
 
-    def add(self, template: LaunchTemplate) -> int:
-        """A template that is configured now; its version."""
+    def add(self, template: LaunchTemplate, source: int) -> int:
+        """A template that is configured now; its version. From it a rollback would go to `source`."""
         self.newest += 1
         self.configured = self.newest
         self._by_version[self.newest] = template
         for old in sorted(self._by_version)[:-KEPT]:
-            if old not in (self.version, self.configured):
+            if old not in (self.version, self.configured, source):
                 del self._by_version[old]
         return self.newest

@@ -136,15 +136,19 @@ class Scaling:
         self.decisions.add("health" if kind == "health" else "routing", subject, what, cause)
 
     def reload(self, configuration: Configuration) -> list[str]:
-        """Take over the changed settings of the groups that are there; what changed."""
-        said = []
-        for settings in configuration.auto_scaling_groups:
-            group = self.groups.get(settings.name)
-            if group is not None and settings != group.settings:
-                self._make_way(settings)
-                changed = group.reload(settings)
-                said.append(f"auto_scaling_groups.{settings.name}: {', '.join(changed)}")
-        return said
+        """Take over the changed settings of the groups that are there; what changed. Raises
+        FastlbError for a user that cannot be: then nothing has."""
+        others = [
+            (self.groups[one.name], one)
+            for one in configuration.auto_scaling_groups
+            if one.name in self.groups and one != self.groups[one.name].settings
+        ]
+        for _, settings in others:
+            self._make_way(settings)
+        return [
+            f"auto_scaling_groups.{group.name}: {', '.join(group.reload(settings))}"
+            for group, settings in others
+        ]
 
     def save_all(self) -> None:
         """The run-time folder was made anew."""

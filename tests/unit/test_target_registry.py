@@ -371,3 +371,87 @@ def test_a_suspicion_is_said_without_states_and_each_way_to_unhealthy_is_a_warni
     assert said[1][0] == "WARNING"
     assert "healthy -> unhealthy: cut the connection" in said[1][1]
     assert said[-1] == ("INFO", f"{name}2 of group web: no longer suspect: it answers again")
+
+
+# -- shares, and who is told
+
+
+def weights(registry: TargetRegistry) -> list[int]:
+    return [entry.weight for entry in registry.entries()]
+
+
+def test_weights_are_told_in_sixteenths_while_somebody_has_less_than_its_share(
+    changes: Changes,
+) -> None:
+    targets = (
+        Target(parse_address("127.0.0.1:9001"), weight=3),
+        Target(parse_address("127.0.0.1:9002")),
+        Target(parse_address("127.0.0.1:9003"), weight=0),
+    )
+    other = group("api", "127.0.0.1:9001")
+    registry = TargetRegistry(
+        [TargetGroup(name="web", targets=targets), other], {"web", "api"}, changes, changes.clock
+    )
+    assert weights(registry) == [3, 1, 0, 1]
+    for share, expected in (
+        (0.5, [48, 8, 0, 1]),
+        (1 / 16, [48, 1, 0, 1]),
+        (0.001, [48, 1, 0, 1]),  # never nothing
+        (1.0, [3, 1, 0, 1]),
+    ):
+        changes.count = 0
+        registry.set_share(1, share)
+        assert weights(registry) == expected
+        assert changes.count == 1
+    registry.set_share(2, 0.5)
+    assert weights(registry) == [48, 16, 0, 1], "a weight of 0 stays 0"
+
+
+def test_who_comes_to_a_scaled_group_is_scaled_and_who_goes_ends_it(changes: Changes) -> None:
+    registry = web(changes)
+    registry.set_share(0, 0.25)
+    registry.register("web", Target(parse_address("127.0.0.1:9003")))
+    assert weights(registry) == [4, 16, 16]
+    registry.drain(0)
+    assert weights(registry) == [4, 16, 16]
+    registry.deregister(0)
+    assert weights(registry) == [1, 1]
+
+
+def test_each_decision_is_told_with_its_kind(changes: Changes) -> None:
+    registry = web(changes)
+    told: list[tuple[str, str, str, str]] = []
+    registry.told = lambda *decision: told.append(decision)
+    registry.register("web", Target(parse_address("127.0.0.1:9003")))
+    make_healthy(registry)
+    registry.drain(0)
+    registry.drain(0)
+    registry.deregister(0)
+    see(registry, 1, RequestFailed(1, "refused", ""))
+    see(registry, 2, RequestFailed(1, "refused", ""))
+    see(registry, 2, Stalled(1.0, 1))
+    kinds = [(kind, subject.rpartition(":")[2], what) for kind, subject, what, _ in told]
+    assert kinds[:7] == [
+        ("routing", "9003", "registered"),
+        ("health", "9001", "initial -> healthy"),
+        ("health", "9002", "initial -> healthy"),
+        ("health", "9003", "initial -> healthy"),
+        ("routing", "9001", "draining"),
+        ("routing", "9001", "deregistered"),
+        ("health", "9002", "healthy -> unhealthy"),
+    ]
+    assert ("routing", "web", "failing open") in kinds
+    assert all(why for *_, why in told)
+
+
+def test_who_registered_a_target_hears_of_each_change_of_its_health(changes: Changes) -> None:
+    registry = web(changes)
+    heard: list[str] = []
+    target = registry.register("web", Target(parse_address("127.0.0.1:9003")))
+    target.changed = lambda: heard.append(target.state)
+    see(registry, 0, CheckPassed(100.0))
+    assert not heard, "another one's is none of its affair"
+    see(registry, target.index, CheckPassed(100.0))
+    see(registry, target.index, CheckPassed(101.0))
+    see(registry, target.index, RequestFailed(1, "refused", ""))
+    assert heard == ["healthy", "unhealthy"]
