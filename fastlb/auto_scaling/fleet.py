@@ -49,9 +49,9 @@ class FleetHooks:
     """Somebody's state changed: look anew at what to do."""
     launched: Callable[[Instance], None]
     """A launch came into service."""
-    failed: Callable[[int, float | None], None]
-    """A launch of this template version did not come into service (None), or an instance of it died
-    after so many seconds in service."""
+    failed: Callable[[int, float, float | None], None]
+    """A launch of this template version, at this time, did not come into service (None), or its
+    instance died after so many seconds in service."""
     leaving: Callable[[Instance], None]
     """Its target is about to be deregistered: its counts are to be had for the last time."""
 
@@ -112,7 +112,7 @@ class Fleet:
             self._records.forget(id)
             self._history.end(entry, f"failed: {error}")
             log.error("an instance of group %s cannot be launched: %s", settings.name, error)
-            self._hooks.failed(version, None)
+            self._hooks.failed(version, time.monotonic(), None)
             return
         now = time.monotonic()
         instance = Instance(id, settings.name, version, template, address, output, now)
@@ -126,7 +126,7 @@ class Fleet:
             start_process(instance)
         except (OSError, FastlbError) as error:
             why = not_found_hint(error, template) if isinstance(error, OSError) else str(error)
-            self._hooks.failed(version, None)
+            self._hooks.failed(version, time.monotonic(), None)
             self._launch_failed(instance, f"could not be started: {why}")
             return
         self._records.save(instance.record())
@@ -203,7 +203,7 @@ class Fleet:
             return
         instance.state = "terminating"
         # Before it is gone: whoever launches another in its place meanwhile must know of it.
-        self._hooks.failed(instance.version, None)
+        self._hooks.failed(instance.version, instance.launched_at, None)
         if instance.process is not None:
             instance.process.kill()
             await instance.process.wait()
@@ -238,7 +238,7 @@ class Fleet:
         # Before its files are read: whoever sends a request meanwhile is turned away at once.
         self._retirement.deregister(instance)
         if was == "pending":
-            self._hooks.failed(instance.version, None)
+            self._hooks.failed(instance.version, instance.launched_at, None)
             self._launch_failed(instance)
             return
         self._drop(instance)
@@ -249,7 +249,7 @@ class Fleet:
         self._history.add("activity", instance.group, f"lost {instance.id}", why, outcome=said)
         log.error("%s (pid %d) %s%s", instance, process.pid, why, said)
         if was == "in_service":
-            self._hooks.failed(instance.version, lived)
+            self._hooks.failed(instance.version, instance.launched_at, lived)
         self._hooks.changed()
 
     def _drop(self, instance: Instance) -> None:

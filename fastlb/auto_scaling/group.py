@@ -258,9 +258,12 @@ class Group:
             old = self.rollout.run.refresh.old
             new = sum(not one.doomed and one.id not in old for one in members)
             launch = min(launch, max(1 - new, 0))
+        templates = self.rollout.templates
+        if self.governor.failures(templates.version):
+            # One at a time until one has shown that it can live.
+            launch = min(launch, 0 if self.fleet.in_state("pending") else 1)
         self._set_blocked(wait if launch else "")
         if not wait:
-            templates = self.rollout.templates
             cause = next((one.doomed for one in members if one.doomed), self.scaler.cause)
             for _ in range(min(launch, self._room_for(launch, living)[0])):
                 self.fleet.launch(self.settings, templates.version, templates.current, cause)
@@ -278,7 +281,8 @@ class Group:
             pass  # from whatever is no fault of its own
         elif one.id in step.doomed:
             doomed = f"instance refresh to v{self.rollout.templates.version}"
-            harmful = self.rollout.going_back
+            run = self.rollout.run
+            harmful = run is not None and run.refresh.harmful
         elif in_service and lifetime is not None and now - one.launched_at >= lifetime:
             doomed = f"older than max_lifetime of {span_of(lifetime)}"
         return Member(
@@ -319,7 +323,8 @@ class Group:
         if "launch" in self.suspended:
             return "launching is suspended (fastlb resume)"
         version = self.rollout.templates.version
-        at = self.governor.may_launch_at(version)
+        alone = not self.fleet.in_state("in_service")
+        at = self.governor.may_launch_at(version, alone=alone)
         if at > now:
             self._try_again_at(at)
             failures = self.governor.failures(version)
@@ -352,11 +357,11 @@ class Group:
         others = [other for other in self.fleet.in_state("in_service") if other is not one]
         slow_start.begin(one, others, self.settings.slow_start)
 
-    def _on_failed(self, version: int, lived: float | None) -> None:
+    def _on_failed(self, version: int, launched_at: float, lived: float | None) -> None:
         if lived is not None and lived >= LONG_LIFE:
             return
         before = self.governor.quarantined(version)
-        self.governor.failed(version, time.monotonic())
+        self.governor.failed(version, time.monotonic(), launched_at)
         if self.governor.quarantined(version) and not before:
             times = self.governor.failures(version)
             why = f"launch template v{version} failed {times} times in a row"

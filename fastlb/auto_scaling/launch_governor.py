@@ -15,6 +15,8 @@ QUARANTINE_AFTER = 5
 """Failures in a row."""
 FIRST_DELAY = 0.5
 LONGEST_DELAY = 60.0
+LONGEST_ALONE = 5.0
+"""Where nobody else serves: requests are held meanwhile, and not for a minute."""
 _MOST_REMEMBERED = 1000
 
 
@@ -28,9 +30,16 @@ class LaunchGovernor:
     def __init__(self) -> None:
         self._failures: dict[int, deque[float]] = {}
 
-    def failed(self, version: int, now: float) -> None:
-        """A launch never came into service, or its Instance crashed within LONG_LIFE of that."""
-        self._failures.setdefault(version, deque(maxlen=_MOST_REMEMBERED)).append(now)
+    def failed(self, version: int, now: float, launched_at: float) -> None:
+        """A launch never came into service, or its Instance crashed within LONG_LIFE of that.
+
+        Those that were launched before the last failure was known are one with it: what several
+        do in the same moment says no more than what one does.
+        """
+        failures = self._failures.setdefault(version, deque(maxlen=_MOST_REMEMBERED))
+        if failures and launched_at < failures[-1]:
+            return
+        failures.append(now)
 
     def lived(self, version: int, now: float) -> None:
         """An Instance has been in service for LONG_LIFE.
@@ -45,12 +54,13 @@ class LaunchGovernor:
         if not failures:
             self.release(version)
 
-    def may_launch_at(self, version: int) -> float:
-        """The moment from which a launch is allowed; 0.0 is at once."""
+    def may_launch_at(self, version: int, *, alone: bool = False) -> float:
+        """The moment from which a launch is allowed; 0.0 is at once. `alone`: nobody serves."""
         failures = self._failures.get(version)
         if not failures or len(failures) == 1:
             return 0.0
-        return failures[-1] + min(FIRST_DELAY * 2.0 ** min(len(failures) - 2, 16), LONGEST_DELAY)
+        longest = LONGEST_ALONE if alone else LONGEST_DELAY
+        return failures[-1] + min(FIRST_DELAY * 2.0 ** min(len(failures) - 2, 16), longest)
 
     def failures(self, version: int) -> int:
         """In a row; no more than 1000 are counted."""

@@ -71,30 +71,38 @@ def plan(
     """
     good = [one for one in members if not one.doomed]
     doomed = [one for one in members if one.doomed]
+    missing = desired - len(good)
     room = desired + (surge if doomed else 0) - len(members)
-    launch = max(min(desired - len(good), room), 0)
+    launch = max(min(missing, room), 0)
 
     ready = sum(one.settled for one in good)
     somebody = sum(one.serving for one in good)
     serving = [one for one in doomed if one.serving and not one.harmful]
     end: list[tuple[str, str]] = []
     stopgaps: list[Member] = []
+    # Each of those who serve nobody stands for one who should, until that one is there.
+    useless = sum(not one.serving for one in doomed)
+    replaced_useless = max(somebody + len(serving) + useless - desired, 0)
     for one in doomed:
         if one in serving:
             continue
-        if one.harmful and one.serving:
+        if one.serving:
             replaced = bool(somebody)
+        elif not one.in_service or not can_launch:
+            replaced = True
         else:
-            replaced = bool(somebody or serving) or not can_launch or not one.in_service
+            replaced = replaced_useless > 0
+            replaced_useless -= 1
         if replaced:
             end.append((one.id, one.doomed))
         else:
             stopgaps.append(one)
     if not desired:
         end += [(one.id, one.doomed) for one in stopgaps]
-    elif can_launch and not good:
+    elif can_launch and missing > 0:
         # They are better than nothing, but not where they take the room of what is to replace them.
-        end += [(one.id, one.doomed) for one in stopgaps[: max(1 - room, 0)]]
+        in_the_way = max(1 - room - len(end), 0)
+        end += [(one.id, one.doomed) for one in stopgaps[:in_the_way]]
     if may_terminate:
         least = least_ready(desired, min_healthy)
         causes = {one.id: one.doomed for one in serving}

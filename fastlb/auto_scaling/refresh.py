@@ -37,6 +37,8 @@ class Refresh:
     """The end of a wait or of the bake time."""
     reason: str = ""
     """Why it goes back."""
+    harmful: bool = False
+    """In going back: those of the failed version answer worse than the others, and need not wait."""
 
     def plain(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__dataclass_fields__}

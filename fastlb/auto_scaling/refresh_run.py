@@ -55,11 +55,14 @@ class RefreshRun:
         failures: int,
         now: float,
     ) -> Step:
-        """Advance; `instances` are those that live, in the order in which old ones should go."""
+        """Advance; `instances` are those that live, in the order in which old ones should go. Who is
+        protected is left as it is."""
         old = tuple(
             one.id
             for one in instances
-            if one.id in self.refresh.old and one.state in ("pending", "in_service")
+            if one.id in self.refresh.old
+            and one.state in ("pending", "in_service")
+            and not one.protected
         )
         if self.refresh.phase != "going_back":
             self.verdict = judge(*self._figures(instances), given, self._percentile)

@@ -59,20 +59,23 @@ class Rollout:
         target = self.templates.add(self.settings.launch_template, source)
         self.begin(source, target, f"launch template v{target} is configured")
 
-    def begin(self, source: int, target: int, cause: str, reason: str = "") -> None:
+    def begin(
+        self, source: int, target: int, cause: str, reason: str = "", *, harmful: bool = False
+    ) -> None:
         """Replace every Instance that is there now by one of version `target`; `reason` says why it
-        is a rollback, which leaves those of the good version alone."""
+        is a rollback, which leaves those of the good version alone. `harmful`: the others answer
+        worse, and go before they are replaced."""
         self.end("superseded")
         self.templates.version = target
         self._governor.release(target)
         old = tuple(
             one.id
             for one in self._fleet.in_state("pending", "in_service")
-            if not reason or one.version != target
+            if not one.protected and (not reason or one.version != target)
         )
         refresh = Refresh(source=source, target=target, began=time.monotonic(), old=old)
         if reason:
-            refresh = replace(refresh, phase="going_back", reason=reason)
+            refresh = replace(refresh, phase="going_back", reason=reason, harmful=harmful)
         what = f"{'rollback' if reason else 'instance refresh'} to v{target}"
         entry = self._activities.add(
             "activity", self.settings.name, what, cause, {"instances": len(old)}
@@ -97,10 +100,11 @@ class Rollout:
             return
         name, bad, good = self.settings.name, run.refresh.target, run.refresh.source
         verdict = run.verdict.inputs if run.verdict is not None else {}
+        harmful = run.verdict is not None and run.verdict.bad
         self.end(f"rolled back: {reason}")
         self._decisions.add("scaling", name, f"roll back from v{bad} to v{good}", reason, verdict)
         log.error("group %s: v%d is rolled back to v%d: %s", name, bad, good, reason)
-        self.begin(bad, good, reason, reason)
+        self.begin(bad, good, reason, reason, harmful=harmful)
 
     def resume(self, plain: dict[str, object]) -> None:
         """Go on with the refresh of a supervisor that died."""
@@ -124,8 +128,7 @@ class Rollout:
         run = self.run
         if run is None:
             return Step()
-        # Who is protected goes last, and then only if that is taken back.
-        ordered = sorted(self._fleet, key=lambda one: (one.protected, one.launched_at))
+        ordered = sorted(self._fleet, key=lambda one: one.launched_at)
         before = run.refresh.phase
         step = run.step(
             ordered,
@@ -139,7 +142,15 @@ class Rollout:
             log.info("group %s: %s: %s", self.settings.name, run.entry.what, run.refresh.phase)
             self._changed()
         if step.outcome == "done":
-            self.end(f"done; {step.reason}" if step.reason else "done")
+            left = [
+                one.id for one in ordered if one.protected and one.launched_at < run.refresh.began
+            ]
+            parts = [
+                "done",
+                step.reason,
+                f"left since protected: {', '.join(left)}" if left else "",
+            ]
+            self.end("; ".join(filter(None, parts)))
         elif step.outcome == "back" and run.refresh.source == run.refresh.target:
             self.end(f"stopped: {step.reason}")
         elif step.outcome == "back":

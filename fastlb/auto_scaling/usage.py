@@ -134,6 +134,11 @@ class _Mark:
     fell: bool = False
 
 
+WHOLE_CORES = 1.0
+"""Percent. CPU time is counted in ticks of 10 ms: an app that fills one core would else be read as
+100.2 %, and a target of 50 would need three instances of it, not two."""
+
+
 @dataclass(slots=True)
 class CpuMeter:
     """CPU of each tree between two looks."""
@@ -166,7 +171,11 @@ def _since(mark: _Mark | None, cpu_seconds: float, now: float) -> tuple[float | 
         return None, _Mark(cpu_seconds, now) if mark.fell else replace(mark, fell=True)
     if now <= mark.at:
         return None, mark
-    return 100 * (cpu_seconds - mark.cpu_seconds) / (now - mark.at), _Mark(cpu_seconds, now)
+    percent = 100 * (cpu_seconds - mark.cpu_seconds) / (now - mark.at)
+    cores = round(percent / 100)
+    if cores and abs(percent - 100 * cores) < WHOLE_CORES:
+        percent = 100.0 * cores
+    return percent, _Mark(cpu_seconds, now)
 
 
 class HostMeter:

@@ -79,9 +79,12 @@ def test_surge_and_least(
         ((OLD, OLD, OLD, OLD), 4, {"surge": 4}, 4, ""),
         ((OLD, OLD, OLD, OLD), 4, {"min_healthy": 50, "surge": 0}, 0, "cd"),
         ((OLD, OLD), 4, {"min_healthy": 50, "surge": 0}, 2, ""),
-        # who serves nobody goes, if anybody does
-        ((SICK, WELL), 2, {}, 1, "a"),
-        ((SICK, OLD), 2, {}, 1, "a"),
+        # who serves nobody goes when another is there, or where it takes the room for that
+        ((SICK, WELL), 2, {}, 1, ""),
+        ((SICK, WELL, PENDING), 2, {}, 0, ""),
+        ((SICK, WELL, FRESH), 2, {}, 0, "a"),
+        ((SICK, WELL), 2, {"surge": 0}, 0, "a"),
+        ((SICK, OLD), 2, {}, 1, ""),
         ((SICK,), 1, {}, 1, ""),
         ((SICK, PENDING), 1, {}, 0, ""),
         ((SICK,), 1, {"can_launch": False}, 1, "a"),

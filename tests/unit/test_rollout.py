@@ -72,7 +72,7 @@ class Stage:
 
     def fail(self, times: int = 2) -> None:
         for _ in range(times):
-            self.governor.failed(self.version, self.now)
+            self.governor.failed(self.version, self.now, self.now)
 
     @property
     def version(self) -> int:
@@ -246,18 +246,20 @@ def test_an_empty_group_is_refreshed_in_its_bake_time() -> None:
     assert (stage.rollout.run, stage.version) == (None, 2)
 
 
-def test_who_is_protected_goes_last() -> None:
-    first, second = instance("a", at=1.0), instance("b", at=2.0)
+def test_who_is_protected_is_left() -> None:
+    first, second, third = (instance(name, at=float(n)) for n, name in enumerate("abc"))
     first.protected = True
-    stage = Stage(first, second, checkpoints=(50,))
+    stage = Stage(first, second, third)
     stage.deploy("v2")
-    assert stage.advance() == {"b"}
+    assert stage.advance() == {"b", "c"}
+    second.protected = True
+    assert stage.advance() == {"c"}
 
 
 def test_a_new_try_begins_without_the_failures_of_the_last() -> None:
     stage = two()
-    stage.governor.failed(2, 0.0)
-    stage.governor.failed(2, 0.0)
+    stage.governor.failed(2, 0.0, 0.0)
+    stage.governor.failed(2, 0.0, 0.0)
     stage.deploy("v2")
     assert stage.governor.failures(2) == 0
     stage.advance()
