@@ -85,7 +85,7 @@ async def until_it_listens(address: Address, process: InstanceProcess | None) ->
         await asyncio.sleep(0.005 if waited < 2 else 0.02 if waited < 10 else 0.1)
     if address.is_unix or process is None:
         return
-    stranger = stranger_at(address.port, process.started, group_members(process.pid), process.owns)
+    stranger = stranger_at(address.port, process.started, process.owns, group_members(process.pid))
     if stranger is not None:
         raise FastlbError(
             f"another process (pid {stranger}) listens on port {address.port}, which was free when "
@@ -94,16 +94,16 @@ async def until_it_listens(address: Address, process: InstanceProcess | None) ->
 
 
 def stranger_at(
-    port: int, started: int, members: Collection[int], ours: Callable[[int], bool]
+    port: int, started: int, ours: Callable[[int], bool], members: Collection[int] = ()
 ) -> int | None:
-    """The pid of a process that listens on the port, is none of `members` and none of `ours`; None
-    where all is well.
+    """The pid of a process that listens on the port and is none of `ours`; None where all is well.
+    `members` are those of ours that it most likely is.
 
     Whoever began after the Instance (`started`, ticks since boot) may well be its helper, such as the
     proxy of a container; and who cannot be found out is not accused.
     """
     inodes = _listening_inodes(port)
-    # Mostly it is one of the group: then the descriptors of all the others need not be looked at.
+    # Then the descriptors of all the others need not be looked at.
     if not inodes or any(_holds(pid, inodes) for pid in members):
         return None
     stranger = None

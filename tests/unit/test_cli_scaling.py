@@ -200,7 +200,7 @@ BACK = entry(1, "instance refresh to v2", "rolled back: 2 launches in a row fail
         (False, [entry(1, "launch i-1")], None),
         (True, [entry(1, "launch i-1", "in service after 0.5 s")], ""),
         (True, [entry(1, "standby i-1")], None),
-        (True, [entry(1, "resume launch")], ""),
+        (True, [entry(1, "resume launch", "done")], ""),
         (False, [FAILED], "launch i-2: failed: ended with status 3"),
         (False, [FAILED, entry(3, "launch i-3")], None),
         (True, [FAILED, entry(3, "launch i-3", "in service after 1 s")], ""),

@@ -109,7 +109,7 @@ UNDER = "group web would fall under its least of 1: "
     ("before", "command", "request_", "text"),
     [
         # who is meant
-        (as_it_is, "scale", {}, "there is no auto scaling group None; there are web, api"),
+        (as_it_is, "scale", {}, "there are several auto scaling groups: say which of web, api"),
         (as_it_is, "scale", {"group": "wep"}, "group 'wep'; did you mean \"web\"?"),
         (as_it_is, "refresh", {"group": ["web"]}, "there is no auto scaling group ['web']"),
         (as_it_is, "protect", {}, "there is no instance None; there are i-serving, i-pending,"),
@@ -241,8 +241,8 @@ def test_without_groups_and_instances_that_is_said(tmp_path: Path) -> None:
 
 def test_one_group_need_not_be_named(tmp_path: Path) -> None:
     only = Stage(tmp_path, "web")
-    assert only.ask("scale", desired=3) == {"said": "group web: desired capacity 2 -> 3"}
-    assert only.ask("scale", desired=3) == {"said": "group web has 3 desired already"}
+    assert only.ask("scale", desired=3)["said"] == "group web: desired capacity 2 -> 3"
+    assert only.ask("scale", desired=3)["said"] == "group web has 3 desired already"
     assert only.groups["web"].desired == 3
     known = only.records.group("web")
     assert known is not None
@@ -259,7 +259,7 @@ def test_suspending_one_and_resuming_all(stage: Stage) -> None:
     said = stage.ask("resume", group="web", process="scaling")["said"]
     assert said == "group web: suspended is launch"
     assert not web.scaler.suspended
-    assert stage.ask("resume", group="web") == {"said": "group web: suspended is nothing"}
+    assert stage.ask("resume", group="web")["said"] == "group web: suspended is nothing"
     done = [one.what for one in stage.activities.after(0)]
     assert done == ["suspend launch", "suspend scaling", "resume scaling", "resume launch"]
 

@@ -242,13 +242,9 @@ async def test_health_as_auto_scaling_sees_it(stage: Stage) -> None:
     target = stage.all.register("web", Address(host="127.0.0.1", port=1), lambda: heard.append(1))
     assert stage.probed == 1
     registered = target._target
-    assert (target.sight().state, target.sight().well, target.sight().failing) == (
-        "initial",
-        False,
-        False,
-    )
+    assert (target.sight().state, target.sight().failing) == ("initial", False)
     stage.registry.observe(registered, CheckPassed(1.0))
-    assert (target.sight().well, len(heard)) == (True, 1)
+    assert (target.sight().state, len(heard)) == ("healthy", 1)
     stage.registry.observe(registered, RequestFailed(1, "reset", "by peer"))
     sight = target.sight()
     assert (sight.state, sight.failing) == ("unhealthy", False), "ejected, which is no failure yet"

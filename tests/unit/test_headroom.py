@@ -19,7 +19,8 @@ def headroom(cpu: float | None, available: int) -> Headroom:
     [
         (50.0, 1000, 100, 90.0, 4, ""),
         (89.9, 1000, 100, 90.0, 4, ""),
-        (90.0, 1000, 100, 90.0, 0, "the host's CPU is saturated: 90 % of all cores, the limit is"),
+        (90.0, 1000, 100, 90.0, 4, ""),
+        (91.0, 1000, 100, 90.0, 0, "the host's CPU is saturated: 91 % of all cores, the limit is"),
         (99.0, 1000, 100, None, 4, ""),  # a replacement
         (None, 1000, 100, 90.0, 4, ""),  # the first look
         (50.0, 700, 100, 90.0, 4, ""),

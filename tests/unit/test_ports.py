@@ -208,6 +208,7 @@ def test_one_on_ipv6_is_seen_as_well(port: int) -> None:
 
 class FakeProcess:
     def __init__(self, started: int, own: int) -> None:
+        self.pid = 0
         self.started = started
         self._own = own
 

@@ -121,8 +121,9 @@ def test_where_one_group_cannot_take_its_settings_over_none_does(tmp_path: Path)
             ),
             auto_scaling_groups=(WEB, API),
         ),
+        {"a", "b"},
         SimpleNamespace(path=tmp_path),  # type: ignore[arg-type]
-        SimpleNamespace(registry=None),  # type: ignore[arg-type]
+        SimpleNamespace(registry=None, strangers=lambda: False),  # type: ignore[arg-type]
     )
     nobody = LaunchTemplate(user="nobody-of-this-name")
     wanted = (replace(WEB, max=9), replace(API, launch_template=nobody))
