@@ -18,6 +18,8 @@ AT_ONCE = 100
 later. More would keep the loop from everything else, 50 µs for each."""
 WANTED_SECONDS = 1.0
 """How often the supervisor is told again: the pipe may have been full."""
+WANTED_APART = 0.05
+"""Between the last word and the next where the queue was empty in between: news, but no flood."""
 LOOK_SECONDS = 0.1
 """How often a full queue is looked through for clients that have left."""
 
@@ -106,7 +108,7 @@ class HoldQueue:
             raise RequestError(503, "destination_unavailable", detail)
         self._waiting[one] = (now, now + seconds)
         if self._timer is None:
-            pause = self._told + WANTED_SECONDS - now
+            pause = self._told + WANTED_APART - now
             if pause > 0:
                 self._timer = self._loop.call_later(pause, self._tell)
             else:
