@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
 
 from fastlb.auto_scaling import schedule
 from fastlb.auto_scaling.fleet import Fleet
@@ -56,11 +57,14 @@ class Autoscaler:
         start = self.bounds.desired if self.bounds.desired is not None else self.bounds.least
         self.desired = min(max(start, self.bounds.least), self.bounds.most)
         self.cause = "the group was started"
+        if (self.bounds.least, self.bounds.most) != (settings.min, settings.max):
+            self.cause += f"; {self.bounds.cause}"
         """Of the desired capacity."""
+        self._reached = False
         self.decision: Decision | None = None
         """The last one of the policies."""
         self.refused = ""
-        """Why the host lets no policy scale out."""
+        """Why the host lets no policy scale."""
         self.suspended = False
         self._fleet = fleet
         self._headroom = headroom
@@ -85,11 +89,38 @@ class Autoscaler:
             return
         if desired > self.desired:
             self._active_at = self._clock()  # whoever wants more of them does not find them idle
+        self._reached = False
         old, self.desired = self.desired, desired
         self.cause = f"desired capacity {old} -> {desired}: {cause}"
         self._decisions.add("scaling", self.name, f"desired capacity {old} -> {desired}", cause)
         log.info("group %s: %s", self.name, self.cause)
         self._changed()
+
+    @property
+    def host(self) -> dict[str, Any] | None:
+        """What is known of the host's load, as plain values."""
+        host = self._headroom.host
+        if host is None:
+            return None
+        return {"cpu_percent": host.cpu_percent, "memory_available": host.memory_available}
+
+    @property
+    def saturated(self) -> bool:
+        """Whether the host's CPU is over the limit of this group."""
+        return self._headroom.saturated(self.settings.host_cpu_limit)
+
+    @property
+    def scales_by_itself(self) -> bool:
+        """Whether a policy may change what an operator asks for."""
+        return bool(self.settings.policies) and not self.suspended
+
+    def reached(self) -> None:
+        """There are as many as are desired: what comes after that has other causes."""
+        self._reached = True
+
+    def cause_of_difference(self, living: int) -> str:
+        """Why there are more or fewer Instances than desired."""
+        return f"{living} where {self.desired} are desired" if self._reached else self.cause
 
     def reload(self, settings: AutoScalingGroup) -> None:
         self.settings = settings
@@ -152,6 +183,10 @@ class Autoscaler:
             more = wanted - self.desired
             fits, refused = self.fitting(more, scaling=True)
             wanted = self.desired + min(more, fits)
+        elif wanted < self.desired and self.saturated:
+            # Who gets no core looks idle.
+            refused = self._headroom.saturation(self.settings.host_cpu_limit)
+            wanted = self.desired
         self._tell(decision, refused)
         if wanted == self.desired:
             return
@@ -192,11 +227,12 @@ class Autoscaler:
         if not refused:
             self._decisions.add("scaling", self.name, "policies", decision.reason, inputs)
         elif not again:
-            what = f"scale out to {decision.desired}"
+            direction = "out" if decision.desired > self.desired else "in"
+            what = f"scale {direction} to {decision.desired}"
             outcome = f"refused: {refused}"
             self._decisions.add("scaling", self.name, what, decision.reason, inputs, outcome)
             self._activities.add("activity", self.name, what, decision.reason, inputs, outcome)
-            log.warning("group %s does not scale out: %s", self.name, refused)
+            log.warning("group %s does not scale %s: %s", self.name, direction, refused)
 
     # -- by the clock
 
@@ -226,6 +262,9 @@ class Autoscaler:
     def _look_whether_idle(self, now: float) -> None:
         """A group that may stop its last Instance does so when nobody has asked for a while."""
         if self.bounds.least > 0 or not self.desired or self.suspended:
+            return
+        if self._fleet.in_state("pending"):
+            self._active_at = now  # somebody waits for it
             return
         counts = [one.target.counts() for one in self._fleet if one.target is not None]
         requests = sum(one.requests for one in counts)

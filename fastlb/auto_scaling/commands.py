@@ -66,7 +66,10 @@ class Commands:
         if desired == before:
             return _said(group, f"group {group.name} has {desired} desired already")
         group.scaler.set_desired(desired, "asked for by `fastlb scale`")
-        return _said(group, f"group {group.name}: desired capacity {before} -> {desired}")
+        said = f"group {group.name}: desired capacity {before} -> {desired}"
+        if group.scaler.scales_by_itself:
+            said += f"; its policies may change that again (fastlb suspend {group.name} scaling)"
+        return _said(group, said)
 
     def refresh(self, request: Request) -> Answer:
         group = self._group(request)
@@ -93,10 +96,11 @@ class Commands:
         if run is None:
             raise ValueError(f"group {group.name}: no refresh is under way")
         if action == "cancel":
-            group.rollout.end("cancelled")
+            surplus = group.rollout.cancel(group.desired)
+            went = f"{surplus} new instances go again, " if surplus else ""
             return _said(
                 group,
-                f"group {group.name}: the refresh is cancelled; what was replaced stays so, "
+                f"group {group.name}: the refresh is cancelled; what was replaced stays so, {went}"
                 f"and launches use v{group.rollout.templates.version}",
             )
         if action == "rollback":
@@ -130,8 +134,9 @@ class Commands:
             raise ValueError(f"expected one of {', '.join(SUSPENDABLE)}, got {given!r}")
         for process in processes:
             group.suspend(process, suspend=suspend)
-        left = ", ".join(sorted(group.suspended)) or "nothing"
-        return _said(group, f"group {group.name}: suspended is {left}")
+        left = sorted(group.suspended)
+        said = f"suspended: {', '.join(left)}" if left else "nothing is suspended"
+        return _said(group, f"group {group.name}: {said}")
 
     # -- instances
 
@@ -148,7 +153,9 @@ class Commands:
         group, one = self._instance(request)
         replace = bool(request.get("replace", False))
         if one.state != "in_service":
-            raise ValueError(f"instance {one.id} is {one.state}; only one in service can stand by")
+            raise ValueError(
+                f"instance {one.id} is {_state(one)}; only one in service can stand by"
+            )
         if not replace and group.desired - 1 < group.scaler.bounds.least:
             raise ValueError(
                 f"group {group.name} would fall under its least of {group.scaler.bounds.least}: with "
@@ -163,7 +170,7 @@ class Commands:
     def bring_back(self, request: Request) -> Answer:
         group, one = self._instance(request)
         if one.state != "standby":
-            raise ValueError(f"instance {one.id} is {one.state}, not in standby")
+            raise ValueError(f"instance {one.id} is {_state(one)}, not in standby")
         if group.desired + 1 > group.scaler.bounds.most:
             raise ValueError(
                 f"group {group.name} would come over its most of {group.scaler.bounds.most}: "
@@ -281,3 +288,7 @@ def _known(names: Iterable[str], given: object) -> str:
     if near:
         return f'; did you mean "{near[0]}"?'
     return f"; there {'is' if len(listed) == 1 else 'are'} {', '.join(listed[:20])}"
+
+
+def _state(one: Instance) -> str:
+    return one.state.replace("_", " ")

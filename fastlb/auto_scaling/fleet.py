@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
@@ -33,12 +34,28 @@ from fastlb.auto_scaling.records import InstanceRecord, Records
 from fastlb.auto_scaling.retirement import Retirement, stop_process
 from fastlb.auto_scaling.targets import Registrar
 from fastlb.errors import FastlbError
-from fastlb.history import History
+from fastlb.history import Entry, History
 from fastlb.model.address import parse_address
 from fastlb.model.auto_scaling import AutoScalingGroup, LaunchTemplate
 from fastlb.model.target_health import span_of
 
 log = logging.getLogger("fastlb.scaling")
+
+KILLED = (-signal.SIGKILL, -signal.SIGTERM)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A launch that did not come into service, or an instance that died in service."""
+
+    id: str
+    version: int
+    launched_at: float
+    why: str
+    lived: float | None = None
+    """Seconds in service; None for a launch that never was."""
+    killed: bool = False
+    """By a signal that only another process, or the kernel short of memory, sends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +66,7 @@ class FleetHooks:
     """Somebody's state changed: look anew at what to do."""
     launched: Callable[[Instance], None]
     """A launch came into service."""
-    failed: Callable[[int, float, float | None], None]
-    """A launch of this template version, at this time, did not come into service (None), or its
-    instance died after so many seconds in service."""
+    failed: Callable[[Failure], None]
     leaving: Callable[[Instance], None]
     """Its target is about to be deregistered: its counts are to be had for the last time."""
 
@@ -98,7 +113,7 @@ class Fleet:
         if self._stopping:
             return
         id = new_id()
-        taken = {one.address.port for one in self._instances.values()}
+        taken = self._records.ports()
         folder = self._records.socket_folder(id)
         entry = self._history.add(
             "activity", settings.name, f"launch {id}", cause, {"version": version}
@@ -112,7 +127,7 @@ class Fleet:
             self._records.forget(id)
             self._history.end(entry, f"failed: {error}")
             log.error("an instance of group %s cannot be launched: %s", settings.name, error)
-            self._hooks.failed(version, time.monotonic(), None)
+            self._hooks.failed(Failure(id, version, time.monotonic(), str(error)))
             return
         now = time.monotonic()
         instance = Instance(id, settings.name, version, template, address, output, now)
@@ -121,12 +136,16 @@ class Fleet:
         self._instances[id] = instance
         # Before the process is there: a supervisor that is killed in between leaves a record by which
         # the next one finds it.
-        self._records.save(instance.record())
+        if not self._records.save(instance.record()):
+            why = "its record cannot be written to the run-time folder (see the log)"
+            self._fail(instance, why)
+            self._launch_failed(instance, why)
+            return
         try:
             start_process(instance)
         except (OSError, FastlbError) as error:
             why = not_found_hint(error, template) if isinstance(error, OSError) else str(error)
-            self._hooks.failed(version, time.monotonic(), None)
+            self._fail(instance, f"could not be started: {why}")
             self._launch_failed(instance, f"could not be started: {why}")
             return
         self._records.save(instance.record())
@@ -139,13 +158,13 @@ class Fleet:
             cause,
         )
         self._watch(instance)
-        self._lead(instance, self._come_up(instance, settings.health_check_grace))
+        grace = settings.health_check_grace
+        self._lead(instance, self._come_up(instance, grace, instance.launched_at))
 
-    async def _come_up(self, instance: Instance, grace: float) -> None:
-        """From the start of the process to service, or to the end of the grace."""
-        deadline = instance.launched_at + grace
+    async def _come_up(self, instance: Instance, grace: float, since: float) -> None:
+        """From the start of the process to service, or to the end of the grace that began `since`."""
         try:
-            async with asyncio.timeout(max(deadline - time.monotonic(), 0)):
+            async with asyncio.timeout(max(since + grace - time.monotonic(), 0)):
                 await until_it_listens(instance.address, instance.process)
                 await self._until_it_is_healthy(instance)
         except TimeoutError:
@@ -158,7 +177,7 @@ class Fleet:
             return
         instance.state = "in_service"
         instance.in_service_at = time.monotonic()
-        took = instance.in_service_at - instance.launched_at
+        took = instance.in_service_at - since
         self._records.save(instance.record())
         log.info("%s (pid %d) is in service after %.2f s", instance, instance.pid, took)
         self._end_entry(instance, f"in service after {took:.2f} s")
@@ -203,19 +222,18 @@ class Fleet:
             return
         instance.state = "terminating"
         # Before it is gone: whoever launches another in its place meanwhile must know of it.
-        self._hooks.failed(instance.version, instance.launched_at, None)
+        self._fail(instance, why)
         if instance.process is not None:
             instance.process.kill()
             await instance.process.wait()
         self._launch_failed(instance, why)
 
-    def _launch_failed(self, instance: Instance, why: str = "") -> None:
-        """Without a reason the process ended by itself."""
+    def _fail(self, instance: Instance, why: str) -> None:
+        self._hooks.failed(Failure(instance.id, instance.version, instance.launched_at, why))
+
+    def _launch_failed(self, instance: Instance, why: str) -> None:
         self._drop(instance)
-        if not why:
-            assert instance.process is not None
-            why = f"{_how_it_ended(instance.process)} before it was in service"
-        said = last_words(instance.output.last_lines)
+        said = last_words(instance.output.last_lines) if instance.process is not None else ""
         self._end_entry(instance, f"failed: {why}{said}")
         log.error("%s %s%s", instance, why, said)
         self._hooks.changed()
@@ -237,19 +255,24 @@ class Fleet:
             instance.life.cancel()
         # Before its files are read: whoever sends a request meanwhile is turned away at once.
         self._retirement.deregister(instance)
+        process.reap()
+        how = _how_it_ended(process)
         if was == "pending":
-            self._hooks.failed(instance.version, instance.launched_at, None)
-            self._launch_failed(instance)
+            self._fail(instance, f"{how} before it was in service")
+            self._launch_failed(instance, f"{how} before it was in service")
             return
         self._drop(instance)
         self._end_entry(instance, "its process ended meanwhile")
         lived = time.monotonic() - (instance.in_service_at or time.monotonic())
-        why = f"{_how_it_ended(process)} after {span_of(lived)} in service"
+        why = f"{how} after {span_of(lived)} in service"
         said = last_words(instance.output.last_lines)
         self._history.add("activity", instance.group, f"lost {instance.id}", why, outcome=said)
         log.error("%s (pid %d) %s%s", instance, process.pid, why, said)
         if was == "in_service":
-            self._hooks.failed(instance.version, instance.launched_at, lived)
+            killed = process.returncode in KILLED
+            self._hooks.failed(
+                Failure(instance.id, instance.version, instance.launched_at, how, lived, killed)
+            )
         self._hooks.changed()
 
     def _drop(self, instance: Instance) -> None:
@@ -297,22 +320,23 @@ class Fleet:
         instance.state = "standby"
         instance.in_service_at = None
         self._records.save(instance.record())
-        instance.entry = self._history.add(
-            "activity", instance.group, f"standby {instance.id}", "asked for"
-        )
+        entry = self._history.add("activity", instance.group, f"standby {instance.id}", "asked for")
         log.info("%s goes to standby", instance)
-        self._lead(instance, self._stand_by(instance, drain_timeout))
+        self._lead(instance, self._stand_by(instance, drain_timeout, entry))
         self._hooks.changed()
 
-    async def _stand_by(self, instance: Instance, drain_timeout: float) -> None:
-        cut = await self._retirement.unpublish(instance, drain_timeout)
-        self._end_entry(instance, f"in standby; {cut} still in flight" if cut else "in standby")
+    async def _stand_by(self, instance: Instance, drain_timeout: float, entry: Entry) -> None:
+        outcome = "ended while it drained"
+        try:
+            cut = await self._retirement.unpublish(instance, drain_timeout)
+            outcome = f"in standby; {cut} still in flight" if cut else "in standby"
+        finally:
+            self._history.end(entry, outcome)
 
     def bring_back(self, instance: Instance, grace: float) -> None:
         """From standby to service, through a health check."""
         life = instance.life
         instance.state = "pending"
-        instance.launched_at = time.monotonic()
         self._records.save(instance.record())
         instance.entry = self._history.add(
             "activity", instance.group, f"return {instance.id}", "asked for"
@@ -325,7 +349,7 @@ class Fleet:
                 except asyncio.CancelledError:
                     life.cancel()  # or two would deregister the same target
                     raise
-            await self._come_up(instance, grace)
+            await self._come_up(instance, grace, time.monotonic())
 
         self._lead(instance, back(), cancel=False)
         self._hooks.changed()
@@ -363,7 +387,9 @@ class Fleet:
         self._watch(instance)
         self._records.save(instance.record())
         if instance.state == "pending":
-            self._lead(instance, self._come_up(instance, settings.health_check_grace))
+            # The time without a supervisor is not the instance's fault.
+            grace = settings.health_check_grace
+            self._lead(instance, self._come_up(instance, grace, time.monotonic()))
         elif instance.state == "terminating":
             self._lead(instance, self._end(instance, settings.drain_timeout))
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import deque
 
 from fastlb.auto_scaling import slow_start
 from fastlb.auto_scaling.autoscaler import Autoscaler
-from fastlb.auto_scaling.fleet import Fleet, FleetHooks
+from fastlb.auto_scaling.fleet import Failure, Fleet, FleetHooks
 from fastlb.auto_scaling.headroom import Headroom
 from fastlb.auto_scaling.instance import Instance
 from fastlb.auto_scaling.launch_governor import LONG_LIFE, LaunchGovernor
@@ -28,6 +29,10 @@ from fastlb.model.auto_scaling import AutoScalingGroup
 from fastlb.model.target_health import span_of
 
 log = logging.getLogger("fastlb.scaling")
+
+UNHEALTHY = "unhealthy: "
+SHORT_LIFE = 1.0
+"""Who is killed after so long in service, by a person or for want of memory, is no failed launch."""
 
 
 class Group:
@@ -64,6 +69,10 @@ class Group:
             decisions,
             self._on_decided,
         )
+        self.last_failure = ""
+        """Of a launch or an Instance: whose, and why."""
+        self._lost: deque[str] = deque(maxlen=100)
+        """What the next launches are in place of."""
         self._records = records
         self._decisions = decisions
         self._begun = False
@@ -245,13 +254,14 @@ class Group:
             min_healthy=preferences.min_healthy,
             surge=surge if self.rollout.run is not None else 1,
             policies=self.settings.termination_policy,
-            shrinking=self.scaler.cause,
+            shrinking=self.scaler.cause_of_difference(len(living)),
             may_terminate="terminate" not in self.suspended,
             can_launch=not wait,
         )
         for id, cause in todo.end:
             one = self.fleet.get(id)
             if one is not None:
+                self._note_short_life(one, cause, now)
                 self.fleet.end(one, cause, self.settings.drain_timeout)
         launch = todo.launch
         if step.careful and self.rollout.run is not None:
@@ -264,9 +274,26 @@ class Group:
             launch = min(launch, 0 if self.fleet.in_state("pending") else 1)
         self._set_blocked(wait if launch else "")
         if not wait:
-            cause = next((one.doomed for one in members if one.doomed), self.scaler.cause)
             for _ in range(min(launch, self._room_for(launch, living)[0])):
+                cause = self._cause_of_launch(members)
                 self.fleet.launch(self.settings, templates.version, templates.current, cause)
+        if not launch and not todo.end and len(living) == self.desired:
+            self._lost.clear()
+            self.scaler.reached()
+
+    def _cause_of_launch(self, members: list[Member]) -> str:
+        if self._lost:
+            return self._lost.popleft()
+        doomed = next((f"in place of {one.id}: {one.doomed}" for one in members if one.doomed), "")
+        return doomed or self.scaler.cause_of_difference(len(members))
+
+    def _note_short_life(self, one: Instance, cause: str, now: float) -> None:
+        """One that turned out to be unhealthy soon after its start is a failed launch of its template."""
+        since = one.in_service_at
+        if cause.startswith(UNHEALTHY) and since is not None:
+            self.last_failure = f"{one.id} was {cause}"
+            if now - since < LONG_LIFE + self.settings.health_check_grace:
+                self._count_failure(one.version, one.launched_at)
 
     def _member(self, one: Instance, step: Step, now: float) -> Member:
         sight = one.target.sight() if one.target is not None else None
@@ -275,14 +302,14 @@ class Group:
         doomed, harmful = one.doomed, False
         if doomed:
             pass
-        elif in_service and sight is not None and sight.failing:
-            doomed = f"unhealthy: {sight.reason}"
+        elif in_service and sight is not None and sight.failing and self._may_be_judged(one, now):
+            doomed = f"{UNHEALTHY}{sight.reason}"
         elif one.protected:
             pass  # from whatever is no fault of its own
         elif one.id in step.doomed:
-            doomed = f"instance refresh to v{self.rollout.templates.version}"
             run = self.rollout.run
-            harmful = run is not None and run.refresh.harmful
+            assert run is not None
+            doomed, harmful = run.entry.what, run.refresh.harmful
         elif in_service and lifetime is not None and now - one.launched_at >= lifetime:
             doomed = f"older than max_lifetime of {span_of(lifetime)}"
         return Member(
@@ -296,6 +323,13 @@ class Group:
             protected=one.protected,
             doomed=doomed,
             harmful=harmful,
+        )
+
+    def _may_be_judged(self, one: Instance, now: float) -> bool:
+        """Soon after its launch, on a host without an idle core, one may fail its checks for want of
+        CPU alone; another one in its place would have even less. It gets no requests all the same."""
+        return (
+            now - one.launched_at >= self.settings.health_check_grace or not self.scaler.saturated
         )
 
     def _settled(self, one: Instance, now: float) -> bool:
@@ -331,7 +365,7 @@ class Group:
             loud = " and is quarantined" if self.governor.quarantined(version) else ""
             return (
                 f"launch template v{version} failed {failures} times in a row{loud}, "
-                f"next try in {span_of(at - now)}"
+                f"next try in {span_of(at - now)}; last: {self.last_failure}"
             )
         fits, why = self._room_for(1, living)
         return "" if fits else why
@@ -343,12 +377,9 @@ class Group:
         self._retry = asyncio.get_running_loop().call_later(delay, self.kick)
 
     def _set_blocked(self, why: str) -> None:
-        if _kind_of(why) != _kind_of(self.blocked):
-            if why:
-                self._decisions.add("scaling", self.name, "no launch", why)
-                log.warning("group %s cannot launch: %s", self.name, why)
-            else:
-                log.info("group %s can launch again", self.name)
+        if why and _kind_of(why) != _kind_of(self.blocked):
+            self._decisions.add("scaling", self.name, "no launch", why)
+            log.warning("group %s cannot launch: %s", self.name, why)
         self.blocked = why
 
     # -- what the fleet reports
@@ -357,20 +388,28 @@ class Group:
         others = [other for other in self.fleet.in_state("in_service") if other is not one]
         slow_start.begin(one, others, self.settings.slow_start)
 
-    def _on_failed(self, version: int, launched_at: float, lived: float | None) -> None:
-        if lived is not None and lived >= LONG_LIFE:
-            return
+    def _on_failed(self, failure: Failure) -> None:
+        self.last_failure = f"{failure.id} {failure.why}"
+        self._lost.append(f"in place of {failure.id}, which {failure.why}")
+        lived = failure.lived
+        if lived is not None and (lived >= LONG_LIFE or (failure.killed and lived >= SHORT_LIFE)):
+            return  # no fault of its template
+        self._count_failure(failure.version, failure.launched_at)
+
+    def _count_failure(self, version: int, launched_at: float) -> None:
         before = self.governor.quarantined(version)
         self.governor.failed(version, time.monotonic(), launched_at)
         if self.governor.quarantined(version) and not before:
             times = self.governor.failures(version)
             why = f"launch template v{version} failed {times} times in a row"
+            serving = len(self.fleet.in_state("in_service"))
             self._decisions.add("scaling", self.name, f"quarantine v{version}", why)
             log.error(
-                "group %s: %s: it is quarantined, and tried again ever later; %d instances serve on",
+                "group %s: %s: it is quarantined, and tried again ever later; %s; last: %s",
                 self.name,
                 why,
-                len(self.fleet.in_state("in_service")),
+                f"{serving} serve on" if serving else "nobody serves",
+                self.last_failure,
             )
 
     def _on_leaving(self, one: Instance) -> None:

@@ -35,6 +35,9 @@ def status_of(group: Group) -> dict[str, Any]:
         "suspended": sorted(group.suspended),
         "blocked": group.blocked,
         "refused": group.scaler.refused,
+        "rolled_back": group.rollout.templates.not_in_force,
+        "last_failure": group.last_failure,
+        "host": group.scaler.host,
         "cause": group.scaler.cause,
         "metrics": _metrics(group),
         "last_decision": group.scaler.decision.reason if group.scaler.decision is not None else "",
@@ -84,7 +87,7 @@ def _instance(one: Instance, now: float) -> dict[str, Any]:
         "state": one.state,
         "health": sight.state if sight is not None else "",
         "doomed": bool(one.doomed),
-        "reason": one.doomed or (sight.reason if sight is not None else ""),
+        "reason": one.doomed or (sight.reason if sight is not None else _waits_for(one)),
         "address": str(one.address),
         "age_s": now - one.launched_at,
         "version": one.version,
@@ -95,6 +98,10 @@ def _instance(one: Instance, now: float) -> dict[str, Any]:
         "protected": one.protected,
         "share": one.share,
     }
+
+
+def _waits_for(one: Instance) -> str:
+    return f"waits until it listens on {one.address}" if one.state == "pending" else ""
 
 
 def is_steady(group: Group) -> bool:

@@ -27,6 +27,19 @@ class Headroom:
             self.host = self._look()
             self._looked = now
 
+    def saturated(self, cpu_limit: float) -> bool:
+        """Whether the host's CPU is over the limit."""
+        percent = self.host.cpu_percent if self.host is not None else None
+        return percent is not None and percent > cpu_limit
+
+    def saturation(self, cpu_limit: float) -> str:
+        """How much it is over, for a person."""
+        percent = (self.host.cpu_percent if self.host is not None else None) or 0.0
+        return (
+            f"the host's CPU is saturated: {percent:.0f} % of all cores, the limit is "
+            f"{cpu_limit:g} %"
+        )
+
     def fitting(
         self, more: int, rss: int, *, cpu_limit: float | None, reserve: int
     ) -> tuple[int, str]:
@@ -37,11 +50,8 @@ class Headroom:
         host = self.host
         if host is None:
             return more, ""
-        if cpu_limit is not None and host.cpu_percent is not None and host.cpu_percent > cpu_limit:
-            return 0, (
-                f"the host's CPU is saturated: {host.cpu_percent:.0f} % of all cores, "
-                f"the limit is {cpu_limit:g} %"
-            )
+        if cpu_limit is not None and self.saturated(cpu_limit):
+            return 0, self.saturation(cpu_limit)
         if not rss:
             return more, ""
         fits = max((host.memory_available - reserve) // rss, 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import shutil
 import signal
 import sys
 from collections.abc import Collection, Mapping, Sequence
@@ -230,6 +231,23 @@ def not_found_hint(error: OSError, template: LaunchTemplate) -> str:
             return f'"{program}" is there, but the interpreter that its first line names is not'
         return f'there is no program "{program}"'
     return f'"{program}" cannot be run: {error.strerror or error}'
+
+
+def why_not_startable(template: LaunchTemplate) -> str:
+    """What a look at the files says before anything is started; "" where nothing is wrong."""
+    if template.cwd is not None and not Path(template.cwd).is_dir():
+        return f"there is no folder {template.cwd} (cwd)"
+    program = template.command[0] if template.command else ""
+    if template.shell or "{" in program:
+        return ""
+    if "/" in program:
+        found = os.access(Path(template.cwd or "", program), os.X_OK)
+    else:
+        path = dict(template.env).get("PATH", os.environ.get("PATH", os.defpath))
+        found = shutil.which(program, path=path) is not None
+    if found:
+        return ""
+    return not_found_hint(FileNotFoundError(2, "No such file", program), template)
 
 
 def last_words(lines: Sequence[str]) -> str:

@@ -114,7 +114,8 @@ def plan(
         over = choose(extra, policies, max(len(good) - desired, 0))
         # Those who serve nobody are protected or were chosen first: they do not stand for others.
         idle = sum(not one.serving for one in good if one.id in over)
-        spare = max(somebody + len(serving) - len(going) - least, 0)
+        stay = max(least, min(desired, 1))
+        spare = max(somebody + len(serving) - len(going) - stay, 0)
         end += [(id, shrinking) for id in over[: idle + spare]]
     return Plan(launch, tuple(end))
 

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from fastlb.auto_scaling.process import InstanceProcess, group_members
+from fastlb.auto_scaling.process import InstanceProcess, group_members, mark_of
 from fastlb.child_process import start_time
 from fastlb.errors import FastlbError
 from fastlb.model.address import Address
@@ -99,8 +99,8 @@ def stranger_at(
     """The pid of a process that listens on the port and is none of `ours`; None where all is well.
     `members` are those of ours that it most likely is.
 
-    Whoever began after the Instance (`started`, ticks since boot) may well be its helper, such as the
-    proxy of a container; and who cannot be found out is not accused.
+    Another Instance always is one. Whoever else began after ours (`started`, ticks since boot) may
+    well be its helper, such as the proxy of a container; and who cannot be found out is not accused.
     """
     inodes = _listening_inodes(port)
     # Then the descriptors of all the others need not be looked at.
@@ -114,7 +114,7 @@ def stranger_at(
         if ours(pid):
             return None
         began = start_time(pid)
-        if began is not None and began < started:
+        if mark_of(pid) or (began is not None and began < started):
             stranger = pid
     return stranger
 

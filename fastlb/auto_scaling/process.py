@@ -80,10 +80,11 @@ class InstanceProcess:
 
     @classmethod
     def adopt(cls, pid: int, started: int, mark: str) -> InstanceProcess | None:
-        """The living process of this pid and start time; None where it is gone."""
+        """The living process of this pid and start time; None where it is gone. Raises OSError where
+        that cannot be found out, for want of descriptors."""
         try:
             pidfd = os.pidfd_open(pid)
-        except (ProcessLookupError, OSError):
+        except ProcessLookupError:
             return None
         # The pidfd first: what it names cannot change between the question and its use.
         if start_time(pid) != started:
@@ -139,7 +140,8 @@ class InstanceProcess:
 
     def send_signal(self, number: signal.Signals) -> None:
         """To the whole process group, as long as its leader lives or is not reaped."""
-        if self._pidfd < 0 or (self._child is None and not self.alive):
+        child = self._child
+        if self._pidfd < 0 or (child.returncode is not None if child else not self.alive):
             return
         try:
             os.killpg(self.pid, number)
@@ -165,6 +167,13 @@ class InstanceProcess:
     def kill(self) -> None:
         """The whole group, at once; `clear` follows when the leader has ended."""
         self.send_signal(signal.SIGKILL)
+
+    def reap(self) -> None:
+        """The leader has ended: how is known from now on. Its group is killed before, while the group's
+        id is still its own."""
+        self.send_signal(signal.SIGKILL)
+        if self._child is not None:
+            self._child.wait()
 
     def clear(self) -> None:
         """The leader has ended: kill who is left of the group or carries the mark, and reap."""
@@ -281,11 +290,18 @@ def marked(mark: str) -> list[int]:
 
 
 def _has_mark(pid: int, mark: str) -> bool:
+    return mark_of(pid) == mark
+
+
+def mark_of(pid: int) -> str:
+    """The id of the Instance that a process was born of; "" where it is nobody's, or not ours to see."""
     try:
         environ = Path(f"/proc/{pid}/environ").read_bytes()
     except OSError:
-        return False
-    return f"{MARK}={mark}".encode() in environ.split(b"\0")
+        return ""
+    prefix = f"{MARK}=".encode()
+    found = next((one for one in environ.split(b"\0") if one.startswith(prefix)), prefix)
+    return found[len(prefix) :].decode(errors="replace")
 
 
 def kill_marked(mark: str, but: int = 0) -> list[int]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shutil
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -24,6 +25,7 @@ from fastlb.model.plain import from_plain, to_plain
 
 log = logging.getLogger("fastlb.scaling")
 
+_ID = re.compile(r"i-[0-9a-f]{8}")
 LifeCycle = Literal["pending", "in_service", "standby", "terminating", "terminated"]
 SOCKET = "app.sock"
 
@@ -66,6 +68,7 @@ class Records:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._ports: dict[str, int] = {}
 
     # -- instances
 
@@ -81,15 +84,35 @@ class Records:
                 log.error("the record %s of an instance cannot be read: %s", path, error)
         return found
 
-    def save(self, record: InstanceRecord) -> None:
+    def strays(self) -> list[str]:
+        """The ids of Instances that left files and no record that can be read: a supervisor was killed
+        in the midst of their launch, or the disk was full."""
+        known = {one.id for one in self.instances()}
+        names = {path.name.lstrip(".").split(".")[0] for path in self.folder.glob("*i-*")}
+        return sorted(name for name in names - known if _ID.fullmatch(name))
+
+    def save(self, record: InstanceRecord) -> bool:
+        """Whether it could be written."""
+        port = record.address.rpartition(":")[2]
+        if port.isdigit():
+            self._ports[record.id] = int(port)
         plain = {item.name: getattr(record, item.name) for item in fields(record)}
-        self._write(f"{record.id}.json", plain)
+        return self._write(f"{record.id}.json", plain)
+
+    def ports(self) -> set[int]:
+        """Those that were given to living Instances of all groups."""
+        return set(self._ports.values())
 
     def forget(self, id: str) -> None:
-        """Remove everything of an Instance that is gone: record, output and folder."""
-        for path in self.folder.glob(f"{id}.*"):
-            path.unlink(missing_ok=True)
-        shutil.rmtree(self.folder / id, ignore_errors=True)
+        """Remove everything of an Instance that is gone: record, output and folder. Raises nothing."""
+        self._ports.pop(id, None)
+        for path in (self.folder / id, *self.folder.glob(f"{id}.*"), *self.folder.glob(f".{id}.*")):
+            try:
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                log.error("%s cannot be removed: %s", path, error.strerror or error)
 
     def socket_folder(self, id: str) -> Path:
         return self.folder / id
@@ -134,10 +157,10 @@ class Records:
 
     def forget_groups(self) -> None:
         """After a clean stop: the next start begins with what is configured."""
-        for path in self.folder.glob("group-*.json"):
+        for path in (*self.folder.glob("group-*.json"), *self.folder.glob(".group-*.new")):
             path.unlink(missing_ok=True)
 
-    def _write(self, name: str, plain: dict[str, Any]) -> None:
+    def _write(self, name: str, plain: dict[str, Any]) -> bool:
         """Raises nothing: a full disk must not end a supervisor, and is said in the log."""
         temporary = self.folder / f".{name}.new"
         try:
@@ -145,9 +168,11 @@ class Records:
             with os.fdopen(os.open(temporary, flags, 0o600), "w") as file:
                 json.dump(plain, file)
             os.replace(temporary, self.folder / name)
+            return True
         except OSError as error:
             log.error(
                 "%s cannot be written, a takeover would not know of it: %s",
                 self.folder / name,
                 error.strerror or error,
             )
+            return False

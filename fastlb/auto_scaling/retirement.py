@@ -8,6 +8,7 @@ time, and not why it leaves.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 
@@ -33,6 +34,7 @@ class Retirement:
         if target is None:
             return 0
         target.drain()
+        await _until(lambda: not target.has_strangers, math.inf)
         settled = await _until(lambda: target.settled, time.monotonic() + drain_timeout)
         cut = 0 if settled else target.counts().in_flight
         self.deregister(instance)

@@ -7,6 +7,7 @@ by the pure `refresh` and `judgement`. Launches and ends nobody.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -65,8 +66,10 @@ class Rollout:
         """Replace every Instance that is there now by one of version `target`; `reason` says why it
         is a rollback, which leaves those of the good version alone. `harmful`: the others answer
         worse, and go before they are replaced."""
-        self.end("superseded")
+        # Saved once, at the end: a supervisor that is killed in between would leave half of it.
+        self._finish("superseded")
         self.templates.version = target
+        self.templates.rolled_back.pop(target, None)
         self._governor.release(target)
         old = tuple(
             one.id
@@ -87,11 +90,28 @@ class Rollout:
 
     def end(self, outcome: str) -> None:
         """Whatever is under way; what was replaced stays so."""
+        self._finish(outcome)
+        self._changed()
+
+    def _finish(self, outcome: str) -> None:
         run, self.run = self.run, None
         if run is not None:
             self._activities.end(run.entry, outcome)
             log.info("group %s: %s: %s", self.settings.name, run.entry.what, outcome)
-            self._changed()
+
+    def cancel(self, desired: int) -> int:
+        """Stop here: what was replaced stays so, and new ones over the desired capacity go again, the
+        last ones first; how many do."""
+        run = self.run
+        assert run is not None
+        living = self._fleet.in_state("pending", "in_service")
+        new = [one for one in living if one.id not in run.refresh.old and not one.doomed]
+        new.sort(key=lambda one: (one.in_service_at or math.inf, one.launched_at), reverse=True)
+        surplus = new[: max(len(living) - desired, 0)]
+        for one in surplus:
+            one.doomed = f"{run.entry.what} was cancelled"
+        self.end("cancelled")
+        return len(surplus)
 
     def roll_back(self, reason: str) -> None:
         """To the version before the refresh that is under way."""
@@ -101,8 +121,9 @@ class Rollout:
         name, bad, good = self.settings.name, run.refresh.target, run.refresh.source
         verdict = run.verdict.inputs if run.verdict is not None else {}
         harmful = run.verdict is not None and run.verdict.bad
-        self.end(f"rolled back: {reason}")
+        self._finish(f"rolled back: {reason}")
         self._decisions.add("scaling", name, f"roll back from v{bad} to v{good}", reason, verdict)
+        self.templates.rolled_back[bad] = reason
         log.error("group %s: v%d is rolled back to v%d: %s", name, bad, good, reason)
         self.begin(bad, good, reason, reason, harmful=harmful)
 
@@ -157,4 +178,6 @@ class Rollout:
             self.roll_back(step.reason)
         else:
             return step
-        return Step()
+        # What follows from the change, in the same look: between the two nobody would be doomed, and
+        # the surplus would be taken from those that are to stay.
+        return self.advance(settled, desired, now)

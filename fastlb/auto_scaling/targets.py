@@ -50,6 +50,11 @@ class RegisteredTarget(Protocol):
         """Publish that it gets nothing new."""
 
     @property
+    def has_strangers(self) -> bool:
+        """Whether workers of another supervisor may still have requests there, which nobody here sees;
+        they end at their own drain timeout."""
+
+    @property
     def settled(self) -> bool:
         """Whether every worker has seen the drain and nothing is in flight any more."""
 

@@ -21,11 +21,23 @@ class Templates:
         self.version = 1
         """In force."""
         self.configured = 1
+        self.rolled_back: dict[int, str] = {}
+        """Why a version was left again; not known any more after a takeover."""
         self.newest = 1
 
     @property
     def current(self) -> LaunchTemplate:
         return self._by_version[self.version]
+
+    @property
+    def not_in_force(self) -> str:
+        """Why what is configured is not what launches use; "" where it is."""
+        if self.configured == self.version:
+            return ""
+        why = self.rolled_back.get(self.configured)
+        return f"v{self.configured} is configured, and was rolled back" + (
+            f": {why}" if why else ""
+        )
 
     def of(self, version: int) -> LaunchTemplate:
         """Of an Instance; where that is forgotten the one in force stands in."""

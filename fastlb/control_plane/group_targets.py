@@ -102,6 +102,10 @@ class InstanceTarget:
         self._drained_at = self._parts.publication.next_generation
 
     @property
+    def has_strangers(self) -> bool:
+        return self._parts.strangers()
+
+    @property
     def settled(self) -> bool:
         # In this order: a worker that has seen the drain begins nothing new, and what it had begun
         # before is counted by then.

@@ -17,25 +17,27 @@ Load = Callable[[], Configuration]
 
 
 class Reload:
-    """Knows what was configured last. `apply` takes a new configuration over; what changed."""
+    """Knows what was configured last. `apply` takes a new configuration over; what changed.
+    `not_in_force` tells what is configured and not what is used, since it was rolled back."""
 
     def __init__(
         self,
         given: Configuration,
         load: Load | None,
         apply: Callable[[Configuration], list[str]],
+        not_in_force: Callable[[], list[str]] = list,
     ) -> None:
         self._given = given
         self._load = load
         self._apply = apply
+        self._not_in_force = not_in_force
 
     def answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """To the command `reload`."""
         changed = self.reload()
-        return {
-            "said": "; ".join(changed) if changed else "nothing has changed",
-            "changed": changed,
-        }
+        left = self._not_in_force()
+        said = [f"changed: {one}" for one in changed] or ["nothing has changed"]
+        return {"said": "; ".join([*said, *left]), "changed": changed, "not_in_force": left}
 
     def reload(self) -> list[str]:
         """What changed. Raises ValueError where it cannot be: then nothing has."""

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any
 
@@ -17,10 +17,12 @@ from fastlb.auto_scaling.commands import Commands
 from fastlb.auto_scaling.group import Group
 from fastlb.auto_scaling.group_status import status_of
 from fastlb.auto_scaling.headroom import Headroom
+from fastlb.auto_scaling.instance import why_not_startable
 from fastlb.auto_scaling.process import ids_of, kill_marked
 from fastlb.auto_scaling.records import InstanceRecord, Records
 from fastlb.control_plane.group_targets import GroupTargets, Parts
 from fastlb.control_plane.run_dir import RunDir
+from fastlb.errors import FastlbError
 from fastlb.history import History
 from fastlb.model.auto_scaling import AutoScalingGroup
 from fastlb.model.configuration import Configuration
@@ -44,13 +46,14 @@ class Scaling:
         run_dir: RunDir,
         parts: Parts,
     ) -> None:
-        self.activities = History()
-        self.decisions = History()
+        self.activities = History(run_dir.path / "activities.jsonl")
+        self.decisions = History(run_dir.path / "decisions.jsonl")
         self._run_dir = run_dir
         self._records = Records(run_dir.path)
         self._targets = GroupTargets(parts)
         self._strangers = parts.strangers
-        self._unwanted: list[InstanceRecord] = []
+        self._unwanted: dict[str, str] = {}
+        """Instances that are to end, by their ids, and why."""
         self._ticking: asyncio.TimerHandle | None = None
         self._by_target_group: dict[str, Group] = {}
         self._held_at: dict[str, float] = {}
@@ -66,6 +69,9 @@ class Scaling:
             if place is None:
                 continue  # nobody could ask its instances, as `fastlb check` warns
             self._make_way(settings)
+            trouble = why_not_startable(settings.launch_template)
+            if trouble:  # no reason to let the other groups wait: what is missing may come
+                log.error("auto_scaling_groups.%s.launch_template: %s", settings.name, trouble)
             group = Group(
                 settings,
                 place,
@@ -95,27 +101,32 @@ class Scaling:
             if record.group in wanted:
                 wanted[record.group].append(record)
                 continue
-            self._unwanted.append(record)
+            self._unwanted[record.id] = f"its group {record.group} is configured no more"
+        for id in self._records.strays():
+            self._unwanted[id] = "its record cannot be read"
         for name, records in wanted.items():
             self.groups[name].adopt(records)
 
     def _kill_unwanted(self) -> None:
-        for record in self._unwanted:
-            pids = kill_marked(record.id)
-            log.warning(
-                "instance %s of group %s, which is configured no more, was killed: pids %s",
-                record.id,
-                record.group,
-                pids or "none left",
-            )
-            self._records.forget(record.id)
-        self._unwanted = []
+        for id, why in self._unwanted.items():
+            pids = sorted(set(kill_marked(id)))
+            log.warning("instance %s was killed, since %s: pids %s", id, why, pids or "none left")
+            self._records.forget(id)
+        self._unwanted = {}
 
     def start(self) -> None:
         """Begin to act, and to tick."""
         for group in self.groups.values():
-            group.start()
+            self._guarded(group, group.start)
         self._tick()
+
+    @staticmethod
+    def _guarded(group: Group, act: Callable[[], None]) -> None:
+        """One group's trouble, for want of descriptors or by a mistake, is not the others'."""
+        try:
+            act()
+        except Exception:
+            log.exception("group %s could not go on", group.name)
 
     def wanted(self, target_group: str) -> None:
         """A worker holds requests for this target group."""
@@ -137,17 +148,28 @@ class Scaling:
 
     def reload(self, configuration: Configuration) -> list[str]:
         """Take over the changed settings of the groups that are there; what changed. Raises
-        FastlbError for a user that cannot be: then nothing has."""
+        FastlbError for a launch template that cannot work: then nothing has."""
         others = [
             (self.groups[one.name], one)
             for one in configuration.auto_scaling_groups
             if one.name in self.groups and one != self.groups[one.name].settings
         ]
         for _, settings in others:
+            trouble = why_not_startable(settings.launch_template)
+            if trouble:
+                raise FastlbError(f"auto_scaling_groups.{settings.name}.launch_template: {trouble}")
             self._make_way(settings)
         return [
             f"auto_scaling_groups.{group.name}: {', '.join(group.reload(settings))}"
             for group, settings in others
+        ]
+
+    def not_in_force(self) -> list[str]:
+        """The configured launch templates that were rolled back, and how to try one again."""
+        return [
+            f"group {name}: {group.rollout.templates.not_in_force}; fastlb refresh {name} tries it again"
+            for name, group in self.groups.items()
+            if group.rollout.templates.not_in_force
         ]
 
     def save_all(self) -> None:
@@ -160,7 +182,7 @@ class Scaling:
         self._end_ticking()
         self._kill_unwanted()
         await asyncio.gather(*(group.stop() for group in self.groups.values()))
-        self._records.forget_groups()
+        self._forget()
 
     async def kill(self) -> None:
         """The same, at once. Does nothing where `stop` has ended them."""
@@ -168,12 +190,18 @@ class Scaling:
         self._kill_unwanted()
         for group in self.groups.values():
             await group.kill()
+        self._forget()
+
+    def _forget(self) -> None:
+        """After a clean end the next start begins anew."""
         self._records.forget_groups()
+        self.activities.forget()
+        self.decisions.forget()
 
     def _tick(self) -> None:
         self._ticking = asyncio.get_running_loop().call_later(TICK, self._tick)
         for group in self.groups.values():
-            group.tick()
+            self._guarded(group, group.tick)
         if self._unwanted and not self._strangers():
             self._kill_unwanted()
         self._targets.release_retired()

@@ -169,7 +169,7 @@ class Supervisor:
         self.scaling.adopt()
         self.registry.seed(left.health)
         self._for_workers = with_holds(self.configuration)
-        self._reload = Reload(given, self._load, self._on_reloaded)
+        self._reload = Reload(given, self._load, self._on_reloaded, self.scaling.not_in_force)
 
         hooks = PoolHooks(self._on_ready, self._on_died, self._on_message)
         self._pool = WorkerPool(count, self._main, self._birth, hooks)

@@ -93,7 +93,9 @@ class RegisteredTarget:
                 self._weight(),
                 self.target.backup,
                 self.state,
-                self.health.suspect,
+                # Of one that leaves since it is unhealthy, `draining` alone would not tell those who
+                # wait on it that they had better go elsewhere.
+                self.health.suspect or (self.draining and self.health.state == "unhealthy"),
                 self.health.epoch,
             )
         return self._entry

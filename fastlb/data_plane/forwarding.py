@@ -425,7 +425,7 @@ class Exchange:
             or (self.connection is None and self._connecting is None)
             or (self._sent and self.head.method not in SAFE)
             or not self._may_send_again()
-            or self._tries >= self.group.settings.retries
+            or self._tries > self.group.settings.retries
             or not self.group.others([*self._tried, target])
         ):
             return

@@ -45,6 +45,8 @@ LAST_ACCEPTS = 0.1
 """Seconds between closing the duplicates of others' slots and emptying our own: by then every other
 worker has closed its duplicates too, so that each queue is emptied and closed in one go."""
 
+HANDOVER_LOOK = 10
+"""Ticks, so that it is once a second: looks whether the takeover socket is still there."""
 _DEAD_NS = 2_000_000_000
 """Age of its last beat at which a worker's row counts no more, where no supervisor clears it."""
 _SUPERVISORS_SIGNALS = (
@@ -90,6 +92,8 @@ class Worker:
         self._http: dict[str, HttpListener] = {}
         self._tcp: dict[str, TcpListener] = {}
         self._adopting: set[asyncio.Task[None]] = set()
+        self._handover: tuple[socket.socket, asyncio.Task[None]] | None = None
+        self._ticks = 0
         self._rows = range(0)
         self._living: tuple[int, ...] = ()
         """The rows that count, of the workers that live without a supervisor."""
@@ -111,7 +115,7 @@ class Worker:
     async def run(self) -> None:
         """Serve until drained or stopped."""
         state = self._state
-        handover = self._offer_handover()
+        self._handover = self._offer_handover()
         self._pipe.setblocking(False)
         self._loop.add_reader(self._pipe.fileno(), self._on_pipe)
         self._loop.add_signal_handler(signal.SIGTERM, self._on_sigterm)
@@ -128,8 +132,7 @@ class Worker:
         try:
             await self._ended
         finally:
-            if handover is not None:
-                self._end_handover(handover)
+            self._end_handover()
             state.timers.stop()
             self._loop.remove_reader(self._pipe.fileno())
             for connection in tuple(state.connections):
@@ -153,8 +156,20 @@ class Worker:
         answering = answer_takeover(server, self._start, self._is_orphaned, self._drain)
         return server, self._loop.create_task(answering)
 
-    def _end_handover(self, handover: tuple[socket.socket, asyncio.Task[None]]) -> None:
-        server, answering = handover
+    def _keep_handover(self) -> None:
+        """Somebody may have removed the run-time folder, which the supervisor makes anew: without the
+        socket a next supervisor would find this worker's addresses in use, and nobody to ask."""
+        if self._handover is None or os.path.exists(self._handover[0].getsockname()):
+            return
+        if os.path.isdir(self._start.run_dir):
+            self._end_handover()
+            self._handover = self._offer_handover()
+
+    def _end_handover(self) -> None:
+        if self._handover is None:
+            return
+        server, answering = self._handover
+        self._handover = None
         path = server.getsockname()
         answering.cancel()
         server.close()
@@ -229,6 +244,9 @@ class Worker:
         self._follow_table()
         if self._orphaned:
             self._leave_dead_rows()
+        self._ticks += 1
+        if self._ticks % HANDOVER_LOOK == 0:
+            self._keep_handover()
 
     def _leave_dead_rows(self) -> None:
         """Without a supervisor nobody clears a dead worker's row: its connections must not use up

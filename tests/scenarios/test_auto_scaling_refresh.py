@@ -47,7 +47,7 @@ def load(fastlb: ScaledFastlb, start_load: Start) -> LoadClient:
 def test_to_a_good_version(fastlb: ScaledFastlb, load: LoadClient) -> None:
     before = set(fastlb.instances())
     said = fastlb.reload(web("--version", "better", hold_timeout="9s"))["said"]
-    assert said == "auto_scaling_groups.web: launch_template, hold_timeout"
+    assert said == "changed: auto_scaling_groups.web: launch_template, hold_timeout"
     fastlb.wait_activity("instance refresh to v", "done")
     after = fastlb.wait_steady(2)
     assert not before & set(after)
@@ -141,7 +141,10 @@ def test_a_cancelled_one_stays_as_it_is(fastlb: ScaledFastlb, load: LoadClient) 
     two = fastlb.wait_steady(2)
     assert len({one["version"] for one in two.values()}) == 2
     # The old one goes when another refresh is asked for.
-    assert fastlb.reload(web("--version", "better"))["said"] == "auto_scaling_groups.web: refresh"
+    assert (
+        fastlb.reload(web("--version", "better"))["said"]
+        == "changed: auto_scaling_groups.web: refresh"
+    )
     fastlb.ask("refresh")
     fastlb.wait_activity("instance refresh", "done")
     group = fastlb.group()

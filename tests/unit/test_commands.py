@@ -186,7 +186,7 @@ UNDER = "group web would fall under its least of 1: "
             as_it_is,
             "return",
             {"instance": "i-serving"},
-            "instance i-serving is in_service, not in standby",
+            "instance i-serving is in service, not in standby",
         ),
         (
             at_most,
@@ -253,13 +253,13 @@ def test_suspending_one_and_resuming_all(stage: Stage) -> None:
     web = stage.groups["web"]
     for process, left in (("launch", "launch"), ("scaling", "launch, scaling")):
         said = stage.ask("suspend", group="web", process=process)["said"]
-        assert said == f"group web: suspended is {left}"
+        assert said == f"group web: suspended: {left}"
     assert web.scaler.suspended
     assert not stage.groups["api"].suspended
     said = stage.ask("resume", group="web", process="scaling")["said"]
-    assert said == "group web: suspended is launch"
+    assert said == "group web: suspended: launch"
     assert not web.scaler.suspended
-    assert stage.ask("resume", group="web")["said"] == "group web: suspended is nothing"
+    assert stage.ask("resume", group="web")["said"] == "group web: nothing is suspended"
     done = [one.what for one in stage.activities.after(0)]
     assert done == ["suspend launch", "suspend scaling", "resume scaling", "resume launch"]
 

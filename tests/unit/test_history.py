@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 
 from fastlb.history import MOST_ENTRIES, Entry, History
 
@@ -112,3 +113,37 @@ def test_nobody_waits_longer_than_asked_or_after_a_cancel() -> None:
         history.add("activity", "web", "what", "why")
 
     asyncio.run(scenario())
+
+
+def test_a_successor_reads_what_was_and_numbers_on(tmp_path: Path) -> None:
+    file = tmp_path / "activities.jsonl"
+    first = History(file, clock=lambda: 1.0)
+    ended = first.add("activity", "web", "launch i-1", "started", {"version": 1})
+    first.end(ended, "in service")
+    first.add("activity", "web", "launch i-2", "started")
+    first.add("scaling", "web", "policies", "nothing to do")
+    with file.open("a") as torn:
+        torn.write('{"number": 9, "at"')
+    second = History(file)
+    assert [(one.number, one.outcome) for one in second.after(0)] == [
+        (1, "in service"),
+        (2, "not seen to its end: the supervisor was replaced"),
+        (3, ""),
+    ]
+    assert second.add("activity", "web", "launch i-3", "").number == 4
+    assert file.stat().st_mode & 0o777 == 0o600
+    second.forget()
+    assert not file.exists()
+    assert History(file).after(0) == []
+
+
+def test_the_file_is_bounded_and_its_loss_costs_nothing_else(tmp_path: Path) -> None:
+    file = tmp_path / "decisions.jsonl"
+    history = History(file, most=5)
+    for number in range(100):
+        history.add("routing", "web", f"n{number}", "")
+        assert len(file.read_text().splitlines()) <= 20
+    assert [one.what for one in History(file, most=5).after(0)][-1] == "n99"
+    gone = History(tmp_path / "absent" / "decisions.jsonl")
+    gone.add("routing", "web", "one", "")
+    assert len(gone.after(0)) == 1

@@ -15,7 +15,9 @@ from fastlb.model.auto_scaling import AutoScalingGroup, LaunchTemplate
 from fastlb.model.configuration import Configuration
 from fastlb.model.target_group import Hold, TargetGroup
 
-WEB, API = AutoScalingGroup(name="web"), AutoScalingGroup(name="api")
+TRUE = LaunchTemplate(command=("true",))
+WEB = AutoScalingGroup(name="web", launch_template=TRUE)
+API = AutoScalingGroup(name="api", launch_template=TRUE)
 BEFORE = Configuration(
     target_groups=(TargetGroup(name="a", auto_scaling_group="web"), TargetGroup(name="b")),
     auto_scaling_groups=(WEB, API),
@@ -28,7 +30,8 @@ class Stage:
         self.found: Configuration | FastlbError = BEFORE
         self.applied: list[Configuration] = []
         self.fails: FastlbError | None = None
-        self.reload = Reload(BEFORE, self.load, self.apply)
+        self.left: list[str] = []
+        self.reload = Reload(BEFORE, self.load, self.apply, lambda: self.left)
 
     def load(self) -> Configuration:
         if isinstance(self.found, FastlbError):
@@ -44,11 +47,16 @@ class Stage:
 
 def test_what_changed_is_said() -> None:
     stage = Stage()
-    assert stage.reload.answer({}) == {"said": "nothing has changed", "changed": []}
+    nothing = {"said": "nothing has changed", "changed": [], "not_in_force": []}
+    assert stage.reload.answer({}) == nothing
     stage.found = BIGGER
-    said = "auto_scaling_groups.web: max"
-    assert stage.reload.answer({}) == {"said": said, "changed": [said]}
-    assert stage.applied == [BEFORE, BIGGER]
+    what = "auto_scaling_groups.web: max"
+    assert stage.reload.answer({})["said"] == f"changed: {what}"
+    stage.left = ["group web: v2 was rolled back"]
+    said = stage.reload.answer({})
+    assert said["said"] == f"changed: {what}; group web: v2 was rolled back"
+    assert said["not_in_force"] == stage.left
+    assert stage.applied == [BEFORE, BIGGER, BIGGER]
 
 
 @pytest.mark.parametrize(
@@ -125,10 +133,14 @@ def test_where_one_group_cannot_take_its_settings_over_none_does(tmp_path: Path)
         SimpleNamespace(path=tmp_path),  # type: ignore[arg-type]
         SimpleNamespace(registry=None, strangers=lambda: False),  # type: ignore[arg-type]
     )
-    nobody = LaunchTemplate(user="nobody-of-this-name")
+    nobody = replace(TRUE, user="nobody-of-this-name")
     wanted = (replace(WEB, max=9), replace(API, launch_template=nobody))
     with pytest.raises(FastlbError, match="there is no user"):
         scaling.reload(replace(BEFORE, auto_scaling_groups=wanted))
+    absent = (WEB, replace(API, launch_template=replace(TRUE, command=("no-such-program",))))
+    why = r'auto_scaling_groups\.api\.launch_template: there is no program "no-such-program"'
+    with pytest.raises(FastlbError, match=why):
+        scaling.reload(replace(BEFORE, auto_scaling_groups=absent))
     assert scaling.groups["web"].settings == WEB
     assert list(tmp_path.iterdir()) == []
     said = scaling.reload(replace(BEFORE, auto_scaling_groups=(replace(WEB, max=9, min=2), API)))
