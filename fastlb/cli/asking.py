@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import socket
 import sys
@@ -22,27 +23,35 @@ from fastlb.errors import ConfigError, FastlbError
 
 ANSWER_SECONDS = 5.0
 DEFAULT_NAME = "default"
+NAME_VARIABLE = "FASTLB_NAME"
+"""The default of `--name`, for whoever has to do with one instance all day."""
 
 
 def add_name(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--name",
         metavar="NAME",
-        help='name of the instance (default "default": that of `fastlb run` without --name; '
-        "where that is not running and one other is, that one)",
+        help=f"name of the instance (default ${NAME_VARIABLE}; without that variable "
+        f'"{DEFAULT_NAME}", that of `fastlb run` without --name; where that is not running and one '
+        "other is, that one)",
     )
 
 
 class Supervisor:
     """The supervisor of one instance, as a command sees it.
 
-    Without a name that of `default`, or of the only instance that runs where nothing is left of that
-    one; this is found out at the first question. Raises ConfigError for a name that cannot be.
+    Without a name that of FASTLB_NAME in the environment; without that one too `default`, or the only
+    instance that runs where nothing is left of `default`; this is found out at the first question.
+    Raises ConfigError for a name that cannot be.
     """
 
     def __init__(self, wanted: str | None) -> None:
+        said_by = "--name"
+        if wanted is None:
+            wanted, said_by = os.environ.get(NAME_VARIABLE) or None, NAME_VARIABLE
         if wanted is not None and not NAME.fullmatch(wanted):
-            raise ConfigError([f"--name: {wrong(NAME_EXPECTED, wanted)}"])
+            raise ConfigError([f"{said_by}: {wrong(NAME_EXPECTED, wanted)}"])
+        self._said_by = said_by
         self._named = wanted is not None
         self._name = wanted or DEFAULT_NAME
 
@@ -69,7 +78,9 @@ class Supervisor:
                 )
                 self._name, self._named = running[0], True
                 return self.line(request, wait)
-            raise FastlbError(nobody_answers(self._name, folder)) from None
+            by_variable = self._named and self._said_by == NAME_VARIABLE
+            source = f"; the name is that of {NAME_VARIABLE}" if by_variable else ""
+            raise FastlbError(nobody_answers(self._name, folder) + source) from None
         except PermissionError:
             raise FastlbError(
                 f"{folder / CONTROL}: permission denied: ask as the user who started the instance"

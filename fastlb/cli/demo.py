@@ -37,12 +37,12 @@ MOST_AT_REST = 3
 """Demo workers that stay when nobody asks: enough to see them take turns."""
 
 TRY = (
-    ("curl {url}/", "again and again: the demo workers take turns"),
+    ("curl {url}/", "{answers}"),
     ("curl -X POST {url}/kill", "kills who answers; another one comes in its place"),
     ("curl -N '{url}/stream?n=5&ms=500'", "server-sent events, each as it comes"),
     ("{python} -m websockets {ws}/ws", "a WebSocket: what you type comes back"),
     ("{fastlb} status --name {name}", "the targets, their states and the reasons"),
-    ("{fastlb} scale 5 --name {name} --wait", "five demo workers"),
+    ("{fastlb} scale {more} --name {name} --wait", "{more} demo workers, which take turns"),
     ("{fastlb} activity --name {name}", "what came and went, and why"),
 )
 """What to type in another terminal, and what it shows."""
@@ -147,7 +147,7 @@ def demo_configuration(
         ),
         min=min(targets, MOST_AT_REST),
         desired=targets,
-        max=2 * targets,
+        max=most_targets(targets),
         policies=(TargetTracking(metric="cpu", target=60.0),),
         slow_start=0.0,
     )
@@ -161,6 +161,11 @@ def demo_configuration(
         name=name,
         workers=workers,
     )
+
+
+def most_targets(targets: int) -> int:
+    """How many demo workers there may come to be."""
+    return 2 * targets
 
 
 def _announce(address: Address, targets: int, name: str) -> None:
@@ -202,6 +207,10 @@ def what_to_try(where: Address, count: int, name: str) -> str:
         if os.path.basename(sys.argv[0]) == "fastlb"
         else f"{_anywhere(sys.executable)} -m fastlb",
         "name": name,
+        "answers": "again and again: the demo workers take turns"
+        if count > 1
+        else "the demo worker says who it is",
+        "more": str(min(count + 2, most_targets(count))),
     }
     commands = [(command.format(**words), says.format(**words)) for command, says in TRY]
     width = max(len(command) for command, _ in commands)

@@ -125,6 +125,7 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
         )
         if argv[:1] == [name]:
             named = f"{name}_" if keyword.iskeyword(name) else name
+            command.takes_app_command = name in WITH_APP_COMMAND and "--" not in argv
             module = importlib.import_module(f"fastlb.cli.{named}")
             module.add_arguments(command)
             command.set_defaults(command=getattr(module, named))

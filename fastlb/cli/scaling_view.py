@@ -35,14 +35,26 @@ def render(group: dict[str, Any], width: int | None) -> list[Text]:
     if lines:
         lines[0].stylize("bold", 0, len(clean(group["name"])))
     lines += wrapped(_template(group), width)
-    lines += _metrics(group["metrics"], width)
+    if group.get("rolled_back"):
+        lines += _said(group["rolled_back"], width, "bold red")
+    lines += wrapped(f"last change: {group['cause']}", width)
+    lines += _metrics(group["metrics"], group.get("host"), width)
     for style, text in _troubles(group):
-        lines += wrapped(text, width, style=style)
+        lines += _said(text, width, style)
     if group["refresh"] is not None:
         lines += wrapped(_refresh(group["refresh"]), width, style="cyan")
     if group["last_decision"]:
         lines += wrapped(f"last decision: {group['last_decision']}", width)
     return [*lines, *_instances(group["instances"], width)]
+
+
+def _said(text: str, width: int | None, style: str) -> list[Text]:
+    """One text; what it quotes of an app's output has lines of its own."""
+    first, *printed = text.split("\n")
+    lines = wrapped(first, width, style=style)
+    for line in filter(None, map(str.strip, printed)):
+        lines += wrapped(line, width, INDENT * 2, "dim")
+    return lines
 
 
 def _headline(group: dict[str, Any]) -> str:
@@ -60,16 +72,22 @@ def _template(group: dict[str, Any]) -> str:
     said = f"launch template v{group['version']}"
     if group["configured_version"] != group["version"]:
         said += f" (v{group['configured_version']} is configured)"
-    return f"{said}; {group['cause']}"
+    return said
 
 
-def _metrics(metrics: list[dict[str, Any]], width: int | None) -> list[Text]:
-    """Each metric beside what it is held against; past it, it stands out."""
+def _metrics(
+    metrics: list[dict[str, Any]], host: dict[str, Any] | None, width: int | None
+) -> list[Text]:
+    """Each metric beside what it is held against; past it, it stands out. Then what the host has."""
+    shown = [_metric(one) for one in metrics]
+    for said in shown[:-1]:
+        said.append(",")
+    if host is not None:
+        if shown:
+            shown[-1].append(";")
+        shown.append(Text(_host(host)))
     lines: list[Text] = []
-    for at, one in enumerate(metrics):
-        said = _metric(one)
-        if at < len(metrics) - 1:
-            said.append(",")
+    for said in shown:
         if lines and (width is None or len(lines[-1]) + 1 + len(said) <= width):
             lines[-1] += Text(" ") + said
         else:
@@ -88,6 +106,13 @@ def _metric(one: dict[str, Any]) -> Text:
     )
 
 
+def _host(host: dict[str, Any]) -> str:
+    """Its CPU is not known at the first look."""
+    cpu = host["cpu_percent"]
+    busy = "" if cpu is None else f"cpu {cpu:.0f} %, "
+    return f"host: {busy}{size(host['memory_available'])} free"
+
+
 def _amount(metric: Any, value: float) -> str:
     """As a policy says it, but what is large without a fraction."""
     if metric == "rss":
@@ -102,6 +127,8 @@ def _troubles(group: dict[str, Any]) -> list[tuple[str, str]]:
         said.append(("bold yellow", f"suspended: {', '.join(group['suspended'])}"))
     if group["blocked"]:
         said.append(("bold red", f"no launch: {group['blocked']}"))
+    if group.get("last_failure"):
+        said.append(("red", f"last failure: {group['last_failure']}"))
     if group["quarantined"] and "quarantined" not in group["blocked"]:
         said.append(("bold red", f"launch template v{group['version']} is quarantined"))
     if group["refused"]:

@@ -9,16 +9,24 @@ from __future__ import annotations
 import argparse
 import difflib
 import re
+import shlex
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-POSITIONALS = dict.fromkeys(("run", "check"), "--config") | dict.fromkeys(
-    ("status", "reload", "why"), "--name"
-)
+POSITIONALS = dict.fromkeys(("status", "reload", "why"), "--name")
 """Of commands that take no word: the flag that one was probably meant for."""
 HELP_WIDTH = 80
+MEANT = (
+    (re.compile(r".*\.toml"), "--config"),
+    (re.compile(r"[a-z]+://.*"), "--listen"),
+    (re.compile(r"unix:.*|[^/]*:\d+(,.*)?"), "--target"),
+)
+"""What such a word looks like, and the flag that it was meant for where the command has it."""
+_PROGRAM = re.compile(r"[A-Za-z_./~].*")
+_PLAIN_WORD = re.compile(r"[\w@%+=:,./{}-]+")
+"""What a shell passes on as it is; braces without a comma too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +46,8 @@ class CommandParser(argparse.ArgumentParser):
     argparse hands such words up to the parser of `fastlb`, which knows no command's flags.
     """
 
+    takes_app_command = False
+    """Whether the app's own command may stand after `--`, and no `--` was given."""
     _words: tuple[Word, ...] = ()
 
     def take(self, *words: Word) -> None:
@@ -58,6 +68,8 @@ class CommandParser(argparse.ArgumentParser):
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: Any = None
     ) -> tuple[argparse.Namespace, list[str]]:
+        if self.takes_app_command:
+            self._refuse_command_without_dashes(list(args or ()))
         known, unknown = super().parse_known_args(args, namespace)
         flags = [word for word in unknown if re.match(r"-(?!\d)", word)]
         if flags or (unknown and not self._words):
@@ -79,9 +91,46 @@ class CommandParser(argparse.ArgumentParser):
             names = [word.partition("=")[0] for word in flags]
             known = [name for name in self._option_string_actions if name.startswith("--")]
             return "; ".join(f"there is no flag {name}{near(name, known)}" for name in names)
-        flag = POSITIONALS.get(self.prog.rpartition(" ")[2])
+        meant = [POSITIONALS.get(self.prog.rpartition(" ")[2], "")]
+        meant += [flag for shape, flag in MEANT if shape.fullmatch(unknown[0])]
+        flag = next((one for one in meant if one in self._option_string_actions), None)
         use = f"; use {flag} {unknown[0]}" if flag else ""
         return f'expected a flag, got "{unknown[0]}"{use}'
+
+    def _refuse_command_without_dashes(self, args: list[str]) -> None:
+        """Before argparse looks for flags in it: it would refuse the app's, or take them for ours."""
+        at = self._first_word(args)
+        if at is None or any(shape.fullmatch(args[at]) for shape, _ in MEANT):
+            return
+        if _PROGRAM.fullmatch(args[at]):
+            line = shell_line([*self.prog.split(), *args[:at], "--", *args[at:]])
+            self.error(
+                f"the app's command stands after --, the flags of fastlb before that:\n  {line}"
+            )
+
+    def _first_word(self, args: list[str]) -> int | None:
+        """Where a word stands that is no flag of this command and no flag's value; None behind a flag
+        that there is not, whose value it may be."""
+        at = 0
+        while at < len(args):
+            word = args[at]
+            if not word.startswith("-"):
+                return at
+            action = self._option_string_actions.get(word)
+            if action is not None:
+                at += 1 if action.nargs == 0 else 2
+            elif word.partition("=")[0] in self._option_string_actions or (
+                not word.startswith("--") and word[:2] in self._option_string_actions
+            ):
+                at += 1
+            else:
+                return None
+        return None
+
+
+def shell_line(words: Iterable[str]) -> str:
+    """As one types it; `{socket}` without quotes, which it needs in no shell."""
+    return " ".join(word if _PLAIN_WORD.fullmatch(word) else shlex.quote(word) for word in words)
 
 
 def assign(words: Sequence[Word], given: Sequence[str]) -> dict[str, object]:

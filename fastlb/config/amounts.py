@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from fastlb.config.values import from_toml, read_number, wrong
+from fastlb.config.values import from_toml, read_number, size_meant, wrong
 from fastlb.config.write_values import format_bytes, format_duration, plain_number
 from fastlb.model.auto_scaling import Metric
 from fastlb.model.settings import Setting
@@ -39,7 +39,8 @@ def read_amount(metric: Metric, raw: object) -> float:
             return float(from_toml(_DURATION, raw))
         return _number(metric, raw)
     except ValueError:
-        raise wrong(EXAMPLES[metric], raw) from None
+        hint = size_meant(raw) if metric == "rss" else ""
+        raise ValueError(f"{wrong(EXAMPLES[metric], raw)}{hint}") from None
 
 
 def _number(metric: Metric, raw: object) -> float:

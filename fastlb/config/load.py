@@ -13,9 +13,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from fastlb.config.check import check
-from fastlb.config.check_auto_scaling import check_auto_scaling
+from fastlb.config.check_auto_scaling import check_auto_scaling, zero_after_without_effect
 from fastlb.config.read_auto_scaling import (
-    COMMAND_FLAG,
+    COMMAND_PATH,
     Draft,
     PlacedAutoScalingGroup,
     finish,
@@ -130,7 +130,9 @@ def load(toml: str = "", overrides: Overrides | None = None, source: str = "") -
     problems.extend(found)
     if problems:
         raise ConfigError(problems)
-    without_effect = _without_effect(configuration, overrides.settings)
+    flags = overrides.settings
+    more_warnings = [*more_warnings, *zero_after_without_effect(scaled, flags)]
+    without_effect = _without_effect(configuration, flags)
     return Loaded(configuration, (*warnings, *more_warnings, *without_effect))
 
 
@@ -187,7 +189,7 @@ def _override_command(
     makes one, of the only target group or of `default`."""
     if len(drafts) > 1:
         known = ", ".join(one.name for one in drafts)
-        problems.append(f"{COMMAND_FLAG}: expected one auto scaling group; there are {known}")
+        problems.append(f"{COMMAND_PATH}: expected one auto scaling group; there are {known}")
         return drafts, groups
     if drafts:
         return [with_command(drafts[0], command, problems)], groups
@@ -195,17 +197,17 @@ def _override_command(
     if name is None:
         known = ", ".join(one.group.name for one in groups)
         problems.append(
-            f"{COMMAND_FLAG}: expected one target group, or one named {DEFAULT_GROUP}, or an auto "
+            f"{COMMAND_PATH}: expected one target group, or one named {DEFAULT_GROUP}, or an auto "
             f"scaling group that the command is of; there are {known}"
         )
-    placed = groups or [PlacedGroup(COMMAND_FLAG, TargetGroup(name=DEFAULT_GROUP), ())]
+    placed = groups or [PlacedGroup(COMMAND_PATH, TargetGroup(name=DEFAULT_GROUP), ())]
     users = [
         replace(one, group=replace(one.group, auto_scaling_group=DEFAULT_GROUP))
         if one.group.name == name and one.group.auto_scaling_group is None
         else one
         for one in placed
     ]
-    return [with_command(Draft(COMMAND_FLAG, DEFAULT_GROUP), command, problems)], users
+    return [with_command(Draft(COMMAND_PATH, DEFAULT_GROUP), command, problems)], users
 
 
 def _scaled(

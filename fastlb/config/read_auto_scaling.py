@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fastlb.config.read_policies import (
+    KEYS,
     POLICY_EXAMPLE,
     PlacedPolicy,
     policy_from_text,
@@ -29,8 +30,7 @@ from fastlb.model.auto_scaling import (
 )
 from fastlb.model.settings import declared, default_of
 
-COMMAND_FLAG = "--"
-"""The path of the command that stands behind it."""
+COMMAND_PATH = "the command after --"
 _DEFAULTS = {item.name: default_of(item) for item, _ in declared(AutoScalingGroup)}
 _COMMAND = next(setting for item, setting in declared(LaunchTemplate) if item.name == "command")
 
@@ -48,6 +48,9 @@ class Draft:
     command_path: str = ""
     command_is_wrong: bool = False
     """Whether why there is no command is noted already."""
+    unread: frozenset[str] = frozenset()
+    """The keys that are there and could not be read, `policies` where one may have been a schedule:
+    nothing else that is said may follow from them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,8 @@ class PlacedAutoScalingGroup:
     command_is_wrong: bool
     flags: Mapping[str, str]
     has_max: bool
+    unread: frozenset[str]
+    """The fields whose value is not known, since what was said of them is wrong."""
 
     def at(self, name: str) -> str:
         """The path of a field of the group."""
@@ -76,12 +81,15 @@ def read_auto_scaling_group(name: str, raw: Any, problems: list[str]) -> Draft:
     path = table.at("launch_template")
     template, command_is_wrong = _launch_template(table)
     policies = None
+    unread: set[str] = set()
     if table.has("policies"):
         read = [
-            read_policy(Table(item, place, problems, f"a table such as {POLICY_EXAMPLE}"))
+            (item, read_policy(Table(item, place, problems, f"a table such as {POLICY_EXAMPLE}")))
             for place, item in table.items("policies", f"[{POLICY_EXAMPLE}]")
         ]
-        policies = tuple(one for one in read if one is not None)
+        policies = tuple(one for _, one in read if one is not None)
+        if any(one is None and _may_be_scheduled(item) for item, one in read):
+            unread.add("policies")
     refresh: dict[str, Any] = {}
     if table.has("refresh"):
         inner = Table(
@@ -90,6 +98,8 @@ def read_auto_scaling_group(name: str, raw: Any, problems: list[str]) -> Draft:
         refresh = inner.settings(InstanceRefresh)
         inner.close()
     settings = table.settings(AutoScalingGroup)
+    unread |= {item.name for item, _ in declared(AutoScalingGroup) if item.name in table.values}
+    unread -= settings.keys()
     table.close()
     return Draft(
         path=table.path,
@@ -100,7 +110,14 @@ def read_auto_scaling_group(name: str, raw: Any, problems: list[str]) -> Draft:
         policies=policies,
         command_path=child(path, "command"),
         command_is_wrong=command_is_wrong or not table.is_table,
+        unread=frozenset(unread),
     )
+
+
+def _may_be_scheduled(raw: object) -> bool:
+    """Whether a policy that could not be read may have set bounds."""
+    others = [kind for kind in KEYS if kind != "scheduled"]
+    return not (isinstance(raw, dict) and raw.get("type") in others)
 
 
 def _launch_template(group: Table) -> tuple[dict[str, Any], bool]:
@@ -133,15 +150,22 @@ def with_command(draft: Draft, command: tuple[str, ...], problems: list[str]) ->
         check_setting(LaunchTemplate, "command", template["command"])
     except WrongItems as error:
         for n, message in error.found:
-            problems.append(f"{COMMAND_FLAG} word {int(n) + 1}: {message}")
+            problems.append(f"{word_path(COMMAND_PATH, int(n))}: {message}")
     except ValueError as error:
-        problems.append(f"{COMMAND_FLAG}: {error}")
+        problems.append(f"{COMMAND_PATH}: {error}")
     return replace(
         draft,
         launch_template=template,
-        command_path=COMMAND_FLAG,
+        command_path=COMMAND_PATH,
         command_is_wrong=len(problems) > before,
     )
+
+
+def word_path(command_path: str, n: int) -> str:
+    """Where a word of the command stands: an item of the file's list, or one of those after `--`."""
+    if command_path == COMMAND_PATH:
+        return f"{COMMAND_PATH}, word {n + 1}"
+    return f"{command_path}[{n}]"
 
 
 def policies_of_flags(texts: tuple[str, ...], problems: list[str]) -> tuple[PlacedPolicy, ...]:
@@ -191,4 +215,5 @@ def finish(
         command_is_wrong=draft.command_is_wrong,
         flags=flags,
         has_max="max" in said,
+        unread=frozenset((draft.unread | flags.keys()) - chosen[AutoScalingGroup].keys()),
     )

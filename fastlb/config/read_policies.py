@@ -56,7 +56,7 @@ KEYS: dict[str, tuple[str, ...]] = {
 }
 """The keys of each type of policy beside `type`."""
 _BOUNDS = ("min", "max", "desired")
-_MOST_INSTANCES = 1000
+MOST_INSTANCES = 1000
 _MOST_PERCENT = 10000
 _SWITCH = Setting("switch", "", "")
 _GROUP_SETTINGS = {item.name: setting for item, setting in declared(AutoScalingGroup)}
@@ -218,17 +218,15 @@ def _adjustment(table: Table) -> tuple[str, int]:
         return "add", 0
     (key,) = given
     least, most = {
-        "add": (-_MOST_INSTANCES, _MOST_INSTANCES),
-        "set": (0, _MOST_INSTANCES),
+        "add": (-MOST_INSTANCES, MOST_INSTANCES),
+        "set": (0, MOST_INSTANCES),
         "add_percent": (-100, _MOST_PERCENT),
     }[key]
     return key, table.take(key, lambda raw: read_count(raw, least, most), 0)
 
 
 def _magnitude(table: Table) -> int:
-    return table.take(
-        "min_adjustment_magnitude", lambda raw: read_count(raw, 0, _MOST_INSTANCES), 0
-    )
+    return table.take("min_adjustment_magnitude", lambda raw: read_count(raw, 0, MOST_INSTANCES), 0)
 
 
 def _steps(table: Table, metric: Metric | None) -> tuple[tuple[Step, ...], AdjustmentType]:

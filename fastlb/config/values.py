@@ -37,6 +37,7 @@ _LONGEST = 365 * 86400.0
 _MOST = {"count": 2**31 - 1, "number": 2**53, "bytes": 2**53, "duration": _LONGEST}
 _DURATION = re.compile(r"(\d{1,12}(?:\.\d+)?) ?(ms|s|m|h|d)", re.ASCII)
 _BYTES = re.compile(r"(\d{1,18}(?:\.\d{1,18})?) ?([KMG]i?B|B|)", re.ASCII | re.IGNORECASE)
+_HALF_A_UNIT = re.compile(r"(\d{1,18}(?:\.\d{1,18})?) ?([KMG])(i?)", re.ASCII | re.IGNORECASE)
 _RANGE = re.compile(r"(\d{1,9})(?:-(\d{1,9}))?", re.ASCII)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 _NOT_FOR_EXEC = re.compile(r"[\x00\ud800-\udfff]")
@@ -164,9 +165,20 @@ def _bytes(declared: Setting, raw: object) -> int:
         exact = Decimal(found[1]) * SIZES[found[2].upper()]
         size = int(exact) if exact == int(exact) else None
     if size is None:
-        raise wrong("a size such as 4096, 64KiB or 1MB", raw)
+        expected = "a size such as 4096, 64KiB or 1MB"
+        raise ValueError(f"{wrong(expected, raw)}{size_meant(raw)}")
     _within(declared, size, raw, "a size", lambda bound: format_bytes(int(bound)))
     return int(size)
+
+
+def size_meant(raw: object) -> str:
+    """A hint for `512M`: whether that is a decimal or a binary unit is for the user to say."""
+    found = _HALF_A_UNIT.fullmatch(raw) if isinstance(raw, str) else None
+    if found is None:
+        return ""
+    number, unit = found[1], found[2].upper()
+    decimal = "" if found[3] else f"{number}{unit}B or "
+    return f"; did you mean {decimal}{number}{unit}iB?"
 
 
 def _duration(declared: Setting, raw: object) -> float:

@@ -94,6 +94,18 @@ def test_wrong_usage(argv: list[str], capsys: pytest.CaptureFixture[str]) -> Non
         ("run --wrokers 2", "there is no flag --wrokers; did you mean --workers?"),
         ("run --wrokers=2", "there is no flag --wrokers; did you mean --workers?"),
         ("check good.toml", 'got "good.toml"; use --config good.toml'),
+        ("run -t 127.0.0.1:1 127.0.0.1:2", 'got "127.0.0.1:2"; use --target 127.0.0.1:2'),
+        ("run http://:80", 'got "http://:80"; use --listen http://:80'),
+        ("run --workers 2 4", 'expected a flag, got "4"\n'),
+        ("run stray -l http://:80 -- app", 'expected a flag, got "stray"\n'),
+        ("run --wrokers 2 app --uds", "there is no flag --wrokers; did you mean --workers?"),
+        (
+            "run --listen http://:80 --min 1 uvicorn app:app --uds {socket}",
+            "the app's command stands after --, the flags of fastlb before that:\n"
+            "  fastlb run --listen http://:80 --min 1 -- uvicorn app:app --uds {socket}\n",
+        ),
+        ("run --min=1 -w2 node --port", "fastlb run --min=1 -w2 -- node --port\n"),
+        ("check --print app --workers", "fastlb check --print -- app --workers\n"),
         ("status --jsn", "did you mean --json?"),
         ("status mine", "use --name mine"),
         ("statsu", 'there is no command "statsu"; did you mean status?'),
@@ -491,6 +503,7 @@ def answering(path: Path, answer: bytes | None) -> Iterator[list[bytes]]:
 @pytest.fixture
 def instances(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("FASTLB_RUN_DIR", str(tmp_path))
+    monkeypatch.delenv("FASTLB_NAME", raising=False)
     return tmp_path
 
 
@@ -526,6 +539,31 @@ def test_status_of_the_only_one(instances: Path, capsys: pytest.CaptureFixture[s
             assert run(["status"]) == 1
         shown = capsys.readouterr()
         assert "running: blog, shop; ask: fastlb status --name blog" in shown.err
+
+
+def test_the_name_may_stand_in_the_environment(
+    instances: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FASTLB_NAME", "shop")
+    answer = json.dumps(DOCUMENT | {"name": "shop"}).encode() + b"\n"
+    with (
+        answering(instances / "shop" / "control.sock", answer) as asked,
+        answering(instances / "blog" / "control.sock", answer) as others,
+    ):
+        assert run(["status"]) == 0
+        assert run(["status", "--name", "blog"]) == 0
+        assert (len(asked), len(others)) == (1, 1)
+        monkeypatch.setenv("FASTLB_NAME", "gone")
+        capsys.readouterr()
+        assert run(["status"]) == 1
+        shown = capsys.readouterr().err
+        assert 'no instance named "gone" is running' in shown
+        assert shown.endswith("; the name is that of FASTLB_NAME\n")
+        assert run(["status", "--name", "gone"]) == 1
+        assert "FASTLB_NAME" not in capsys.readouterr().err
+    monkeypatch.setenv("FASTLB_NAME", "../x")
+    assert run(["status"]) == 2
+    assert capsys.readouterr().err.startswith("fastlb: FASTLB_NAME: expected a name of letters")
 
 
 def test_status_of_orphans(instances: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -56,6 +56,7 @@ def supervising(path: Path, answer: Answer) -> Iterator[list[dict[str, Any]]]:
 def control(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The path of the control socket of the instance `default`."""
     monkeypatch.setenv("FASTLB_RUN_DIR", str(tmp_path))
+    monkeypatch.delenv("FASTLB_NAME", raising=False)
     return tmp_path / "default" / "control.sock"
 
 
@@ -287,6 +288,25 @@ def test_wait_ends_with_a_failure_and_the_app_s_last_words(
     shown = capsys.readouterr().err
     assert "fastlb: group web: launch i-2: failed: ended with status 3" in shown
     assert "fastlb:     no database ?[2J\n" in shown
+
+
+def test_a_reload_that_leaves_something_out_of_force_is_no_success(
+    control: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    why = "group web: v3 is configured, but was rolled back before"
+
+    def answer(request: dict[str, Any]) -> dict[str, Any]:
+        match request["command"]:
+            case "reload":
+                return {"said": "nothing has changed", "not_in_force": [why + " \x1b[2J"]}
+            case "status":
+                return {"auto_scaling_groups": [{"name": "web"}]}
+        return scripted([{"settled": True, "doing": ""}], [])(request)
+
+    with supervising(control, answer):
+        for argv, status in ((["reload"], 0), (["reload", "--wait"], 1)):
+            assert run(argv) == status
+            assert capsys.readouterr().err == f"fastlb: {why} ?[2J\n"
 
 
 # activity and why

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from fastlb.config import Overrides, load, to_toml
 from fastlb.config.amounts import read_amount, read_difference, read_target, write_amount
+from fastlb.config.check_auto_scaling import meant_placeholder
 from fastlb.config.values import from_toml
 from fastlb.config.write import inline
 from fastlb.model.auto_scaling import (
@@ -252,6 +253,24 @@ POLICY = "auto_scaling_groups.web.policies[0]"
             HEAD + 'launch_template = { command = ["a", "{port}"], env = { S = "{socket}" } }',
             f"{TEMPLATE}.command: expected {{socket}} or {{port}}, got both",
         ),
+        (
+            HEAD + 'launch_template = { command = ["a", "{sockett}"] }',
+            f"{TEMPLATE}.command[1]: there is no placeholder {{sockett}}; did you mean {{socket}}?",
+        ),
+        (
+            HEAD + 'launch_template = { command = "a {prot}", shell = true }',
+            f"{TEMPLATE}.command: there is no placeholder {{prot}}; did you mean {{port}}?",
+        ),
+        (
+            HEAD + 'launch_template = { command = ["a"], env = { ID = "x-{instace}" } }',
+            f"{TEMPLATE}.env.ID: there is no placeholder {{instace}}; did you mean {{instance}}?",
+        ),
+        (
+            HEAD + 'launch_template = { max_rss = "512M" }',
+            'max_rss: expected a size such as 4096, 64KiB or 1MB, got "512M"; '
+            "did you mean 512MB or 512MiB?",
+        ),
+        (HEAD + 'launch_template = { max_rss = "1.5gi" }', "; did you mean 1.5GiB?"),
         (HEAD + 'launch_template = { cwd = "app" }', f"{TEMPLATE}.cwd: expected an absolute path"),
         (HEAD + 'launch_template = { log = "inherti" }', f"{TEMPLATE}.log: expected inherit, or"),
         (HEAD + "launch_template = { env = 1 }", f"{TEMPLATE}.env: expected a table such as"),
@@ -415,6 +434,61 @@ def test_every_problem_is_reported_at_once_and_none_follows_from_another() -> No
     ]
 
 
+SCHEDULE = '[[auto_scaling_groups.web.policies]]\ntype = "scheduled"\ncron = "0 8 * * *"\n'
+
+
+@pytest.mark.parametrize(
+    ("toml", "paths"),
+    [
+        ('max = "x"\ndesired = 9\n' + SCHEDULE + "min = 4\n", ["max"]),
+        ('min = "x"\ndesired = 2\n' + SCHEDULE + "max = 1\n", ["min"]),
+        ('min = "x"\nmax = 2\ndesired = 9\n', ["min", "desired"]),
+        (
+            'max = 2\n[[auto_scaling_groups.web.policies]]\ntype = "step"\n'
+            + SCHEDULE
+            + "min = 4\n",
+            [*(f"policies[0]{one}" for one in (".metric", "", ".steps")), "policies[1].min"],
+        ),
+        ("max = 2\n" + SCHEDULE + 'max = "x"\n' + SCHEDULE + "min = 4\n", ["policies[0].max"]),
+        (
+            "min = 3\nmax = 2\ndesired = 9\nhold_timeout = 5\n" + SCHEDULE + "min = 4\n",
+            ["hold_timeout", "max", "desired", "policies[0].min"],
+        ),
+    ],
+)
+def test_a_wrong_bound_hides_no_other_error_and_causes_none(toml: str, paths: list[str]) -> None:
+    found = [problem.partition(": ")[0] for problem in problems_of(f"{HEAD}{COMMAND}{toml}")]
+    assert found == [f"auto_scaling_groups.web.{path}" for path in paths]
+
+
+def test_a_wrong_flag_for_a_bound_causes_no_other_error() -> None:
+    toml = f"{HEAD}{COMMAND}desired = 4\n{SCHEDULE}min = 4\n"
+    (problem,) = problems_of(toml, Overrides(settings={"--max": "x"}))
+    assert problem.startswith("--max: expected a whole number")
+
+
+@pytest.mark.parametrize("word", ["socket", "port", "instance", "host", "path", "id", "report"])
+def test_other_braces_are_left_alone(word: str) -> None:
+    assert not meant_placeholder(word)
+    load(HEAD + f'launch_template = {{ command = ["a", "{{{word}}}", "${{PROT}}", "{{ prot }}"] }}')
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("sockett", "socket"),
+        ("scoket", "socket"),
+        ("sock", "socket"),
+        ("Socket", "socket"),
+        ("PORT", "port"),
+        ("ports", "port"),
+        ("instance_id", "instance"),
+    ],
+)
+def test_a_placeholder_that_is_misspelt(word: str, meant: str) -> None:
+    assert meant_placeholder(word) == meant
+
+
 def test_no_message_shows_the_value_of_a_variable() -> None:
     for env in ("{ A = 4711 }", '{ A = "4711\\u0000" }', '"A=4711"', '{ "A B" = "4711" }'):
         assert "4711" not in " ".join(problems_of(f"{HEAD}launch_template = {{ env = {env} }}"))
@@ -455,6 +529,27 @@ def test_what_is_strange_but_works_is_a_warning() -> None:
         (f"{POLICY}.min_adjustment_magnitude", "does nothing: it is for "),
         ("auto_scaling_groups.spare", "no target group uses it,"),
     ]
+
+
+def test_a_command_that_says_nowhere_to_listen() -> None:
+    (warning,) = load(overrides=Overrides(LISTEN, command=("app",))).warnings
+    assert warning.startswith("the command after --: says neither {socket} nor {port}: ")
+
+
+@pytest.mark.parametrize(
+    ("toml", "said"),
+    [
+        ("min = 2\nmax = 3\n", True),
+        ("min = 0\n", False),
+        ("min = 1\nmax = 2\n" + SCHEDULE + "min = 0\n", False),
+    ],
+)
+def test_an_idle_time_where_nobody_goes_to_zero(toml: str, said: bool) -> None:
+    warnings = load(HEAD + COMMAND + toml, Overrides(settings={"--zero-after": "5m"})).warnings
+    assert [one.partition(", since min is 2")[0] for one in warnings] == (
+        ["--zero-after: does nothing"] if said else []
+    )
+    assert load(HEAD + COMMAND + toml).warnings == ()
 
 
 # Flags
@@ -521,12 +616,21 @@ SEVERAL = LISTENER + "[auto_scaling_groups.a]\n" + COMMAND + "[auto_scaling_grou
         ("", Overrides(LISTEN), "add --target HOST:PORT, or the app's command after --"),
         ("", Overrides(settings={"--min": "2"}), "--min: there is no auto scaling group: add the"),
         ("", Overrides(scale=("cpu=1",)), "--scale: there is no auto scaling group: add the app's"),
-        ("", Overrides(command=("",)), "--: expected a program and its arguments such as"),
-        ("", Overrides(command=("a", "\udcff")), "-- word 2: expected UTF-8 text without NUL"),
+        ("", Overrides(command=("",)), "the command after --: expected a program and its argum"),
+        (
+            "",
+            Overrides(command=("a", "\udcff")),
+            "the command after --, word 2: expected UTF-8 text without NUL",
+        ),
         (
             "",
             Overrides(command=("{socket}", "{port}")),
-            "--: expected {socket} or {port}, got both",
+            "the command after --: expected {socket} or {port}, got both",
+        ),
+        (
+            "",
+            Overrides(command=("a", "--uds={scoket}")),
+            "the command after --, word 2: there is no placeholder {scoket}; did you mean {socket}",
         ),
         (SEVERAL, Overrides(command=APP), "--: expected one auto scaling group; there are a, b"),
         (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -304,6 +305,17 @@ def test_what_to_try_can_be_typed_anywhere() -> None:
     assert "in front of 1 demo worker. " in shown
     (line,) = [line for line in shown.splitlines() if " status --name mine " in line]
     assert line.strip().startswith("/")
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 64])
+def test_what_to_try_works_for_any_number_of_demo_workers(count: int) -> None:
+    address = demo.listen_address("http://127.0.0.1:8080")
+    shown = demo.what_to_try(address, count, "mine")
+    (more,) = re.findall(r" scale (\d+) --name mine --wait", shown)
+    (group,) = demo.demo_configuration(address, count, 1).auto_scaling_groups
+    assert count < int(more) <= group.max
+    (first,) = [line for line in shown.splitlines() if line.strip().startswith("curl http")]
+    assert ("take turns" in first) == (count > 1)
 
 
 def test_the_command_serves_says_what_to_try_and_leaves_nothing(run_root: Path) -> None:

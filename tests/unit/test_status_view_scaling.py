@@ -81,7 +81,7 @@ def test_a_group_says_what_it_should_be_and_what_it_is() -> None:
         assert lines[0].startswith(
             "web  auto scaling group: 3 desired (1-8), 2 in service, 1 pending, 1 draining"
         )
-        assert "launch template v2 (v3 is configured); desired capacity 2 -> 3: cpu 93.1" in said
+        assert "launch template v2 (v3 is configured) last change: desired capacity 2 -> 3" in said
         assert (
             "cpu 93 of 60 %, requests 512/min of 500/min, rss 210 MiB of 300 MiB, "
             "queue_wait ? at a threshold of 50 ms"
@@ -128,6 +128,28 @@ def test_what_holds_it_back_stands_out() -> None:
     assert styles[blocked] == "bold red"
     assert styles["launch template v2 is quarantined"] == "bold red"
     assert styles["no scale-out: the host is busy"] == "bold yellow"
+
+
+def test_what_the_host_has_and_what_failed_are_shown_where_they_are_told() -> None:
+    host = {"cpu_percent": 96.2, "memory_available": int(11.2 * 1024**3)}
+    failed = "launch i-1: ended with status 3; it printed last:\n    no database\x1b[2J\n"
+    back = "v3 was rolled back: 2 launches in a row failed"
+    for width in (80, None):
+        lines = render(
+            GROUP
+            | {"host": host, "rolled_back": back, "last_failure": failed, "blocked": "v3 failed"},
+            width,
+        )
+        said = joined([line.plain for line in lines])
+        assert "queue_wait ? at a threshold of 50 ms; host: cpu 96 %, 11.2GiB free" in said
+        styles = {line.plain.strip(): str(line.style) for line in lines}
+        assert styles[back] == "bold red"
+        plain = [line.plain.strip() for line in lines]
+        at = plain.index("no launch: v3 failed")
+        assert plain[at + 1] == "last failure: launch i-1: ended with status 3; it printed last:"
+        assert plain[at + 2] == "no database?[2J"
+    first = shown(80, metrics=[], host={"cpu_percent": None, "memory_available": 2**30})
+    assert "  host: 1.0GiB free" in first
 
 
 def test_instances_in_a_pipe_have_their_notes_on_their_lines() -> None:
