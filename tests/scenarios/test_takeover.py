@@ -103,7 +103,7 @@ def test_takeovers_follow_one_another(tmp_path: Path) -> None:
         first.kill_supervisor()
         busy = Client(port)
         assert busy.ask() == old[0]
-        busy.send("slow 2")
+        busy.send("slow 5")
         with Instance(tmp_path, workers=1, listen=f"127.0.0.1:{port}") as second:
             old += pids_of(second)
             wait_until(lambda: "drains" in second.log, "the first orphan drains")
