@@ -190,8 +190,8 @@ def test_suspended_terminations(fastlb: ScaledFastlb) -> None:
         ("scale", {"desired": 9}, "from 1 to 4 instances (min and max), got 9"),
         ("scale", {"desired": "two"}, "expected a number of instances, got 'two'"),
         ("scale", {}, "expected a number of instances, got None"),
-        ("terminate", {"instance": "i-nobody"}, "no instance 'i-nobody'; there are i-"),
-        ("return", {"instance": None}, "no instance None; there are i-"),
+        ("terminate", {"instance": "i-nobody"}, "there is no instance 'i-nobody'; there "),
+        ("return", {"instance": None}, "there is no instance None; there "),
         (
             "suspend",
             {"process": "lunch"},

@@ -139,6 +139,11 @@ class ScaledFastlb(FastlbProcess):
         assert one is not None
         return one
 
+    def forgive(self, name: str = "web") -> None:
+        """Have failed launches forgotten: the next one is at once."""
+        self.ask("suspend", group=name, process="launch")
+        self.ask("resume", group=name, process="launch")
+
     def reload(self, *groups: str) -> dict[str, Any]:
         """Write the file anew and have it read."""
         self.config.write_text("".join(groups))

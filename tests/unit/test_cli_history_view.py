@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import date, datetime
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastlb.cli.history_view import activity, decision, end_of, figures, policy_figures
@@ -109,6 +109,7 @@ def test_figures_have_their_units() -> None:
     assert figures(verdict) == "new (requests 120, p95 0.01235), max error rise 5, ok True"
 
 
+@settings(max_examples=40)
 @given(st.text(), st.text(), st.text(), st.sampled_from([None, 20, 80]))
 def test_nothing_in_an_entry_steers_the_terminal(
     what: str, cause: str, outcome: str, width: int | None

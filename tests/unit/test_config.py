@@ -537,7 +537,7 @@ def test_sizes_are_written_exactly(size: int) -> None:
 # The round trip
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(Hypothesis))
+@settings(max_examples=20, deadline=None, suppress_health_check=list(Hypothesis))
 @given(configurations())
 def test_the_effective_configuration_reads_back_as_the_same(configuration: Configuration) -> None:
     assert load(to_toml(configuration)).configuration == configuration

@@ -816,7 +816,7 @@ def scaled_configurations(draw: st.DrawFn) -> Configuration:
     return replace(configuration, target_groups=tuple(groups), auto_scaling_groups=tuple(scaled))
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=list(Hypothesis))
+@settings(max_examples=30, deadline=None, suppress_health_check=list(Hypothesis))
 @given(scaled_configurations())
 def test_the_effective_configuration_reads_back_as_the_same(configuration: Configuration) -> None:
     assert load(to_toml(configuration)).configuration == configuration

@@ -125,6 +125,11 @@ members_of_any_kind = st.lists(
 ).map(lambda found: group(*found))
 
 
+def waits(one: Member) -> bool:
+    """Whether it is to be replaced and serves nobody, but did once."""
+    return one.doomed != "" and one.in_service and not one.serving
+
+
 @given(
     members_of_any_kind,
     st.integers(0, 8),
@@ -161,8 +166,15 @@ def test_what_never_happens(
     if any(one.id in gone and one.serving and not one.harmful for one in members):
         assert serving >= least_ready(desired, min_healthy)
     if any(one.id in gone and one.serving and one.harmful for one in members) and not serving:
-        # Only as many as take the room of a launch, or where nobody is wanted.
-        assert not desired or len(left) == desired + surge - 1
+        # Only as many as take the room of a launch, or where nobody is wanted. Or somebody else was
+        # there and went as well, which is for min_healthy = 0 alone.
+        others = any(one.serving and not one.harmful for one in members)
+        assert not desired or others or len(left) == desired + surge - 1
+    if desired and can_launch and any(one.id in gone and waits(one) for one in members):
+        # The new one first, unless there is no room for both.
+        there = sum(one.serving and not one.harmful for one in members)
+        in_their_place = sum(one.doomed != "" and not one.serving for one in left)
+        assert there + in_their_place >= desired or len(left) < desired + surge
     for one in members:
         if one.id in gone and one.protected:
             assert one.doomed, "who is protected is not ended by a scale-in"

@@ -250,7 +250,7 @@ def related_heads(draw: st.DrawFn) -> list[bytes]:
 # -- the memo
 
 
-@settings(max_examples=600)
+@settings(max_examples=300)
 @given(related_heads(), st.sampled_from([PLAIN, BEHIND_PROXY, STRANGER]))
 @example([BROWSER, BROWSER], PLAIN)
 @example([BROWSER, BROWSER.replace(b"GET", b"POST")], PLAIN)
@@ -320,7 +320,7 @@ def test_the_memo_path_accepts_no_byte_that_httptools_refuses(place: str) -> Non
             fields_by_httptools(head)  # raises what it refuses
 
 
-@settings(max_examples=500)
+@settings(max_examples=300)
 @given(st.sampled_from(COMMON_METHODS), targets, versions)
 def test_a_request_line_that_the_memo_path_takes_is_one_for_httptools(
     method: bytes, target: bytes, version: bytes
@@ -341,7 +341,7 @@ def test_a_request_line_that_the_memo_path_takes_is_one_for_httptools(
 # -- one reader serves all connections
 
 
-@settings(max_examples=500)
+@settings(max_examples=300)
 @given(st.lists(heads() | good_heads(), min_size=2, max_size=5))
 @example([request(b"Proxy-Connection: close"), request()])
 @example([request(b"Content-Length: 9", b"Expect: x"), request()])
@@ -590,7 +590,7 @@ def model(pairs: list[Pair], fields: ForwardedFields, http_11: bool) -> list[Pai
 modes = st.sampled_from(["append", "preserve", "remove"])
 
 
-@settings(max_examples=600)
+@settings(max_examples=300)
 @given(good_heads() | heads(), st.sampled_from([PLAIN, BEHIND_PROXY, STRANGER]), modes)
 @example(
     request(b"Connection: X-Forwarded-Proto", b"X-Forwarded-Proto: https"), BEHIND_PROXY, "append"
