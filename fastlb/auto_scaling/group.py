@@ -274,18 +274,21 @@ class Group:
             launch = min(launch, 0 if self.fleet.in_state("pending") else 1)
         self._set_blocked(wait if launch else "")
         if not wait:
+            doomed = deque(one for one in members if one.doomed)
             for _ in range(min(launch, self._room_for(launch, living)[0])):
-                cause = self._cause_of_launch(members)
+                cause = self._cause_of_launch(doomed, len(members))
                 self.fleet.launch(self.settings, templates.version, templates.current, cause)
         if not launch and not todo.end and len(living) == self.desired:
             self._lost.clear()
             self.scaler.reached()
 
-    def _cause_of_launch(self, members: list[Member]) -> str:
+    def _cause_of_launch(self, doomed: deque[Member], living: int) -> str:
         if self._lost:
             return self._lost.popleft()
-        doomed = next((f"in place of {one.id}: {one.doomed}" for one in members if one.doomed), "")
-        return doomed or self.scaler.cause_of_difference(len(members))
+        if doomed:
+            one = doomed.popleft()
+            return f"in place of {one.id}: {one.doomed}"
+        return self.scaler.cause_of_difference(living)
 
     def _note_short_life(self, one: Instance, cause: str, now: float) -> None:
         """One that turned out to be unhealthy soon after its start is a failed launch of its template."""
@@ -309,7 +312,8 @@ class Group:
         elif one.id in step.doomed:
             run = self.rollout.run
             assert run is not None
-            doomed, harmful = run.entry.what, run.refresh.harmful
+            doomed = run.entry.what
+            harmful = run.refresh.harmful and one.version == run.refresh.source
         elif in_service and lifetime is not None and now - one.launched_at >= lifetime:
             doomed = f"older than max_lifetime of {span_of(lifetime)}"
         return Member(

@@ -271,7 +271,9 @@ def test_a_crash_loop_is_quarantined_loudly(failing: ScaledFastlb) -> None:
     for pause, least in zip(pauses, (0, 0.5, 1, 2), strict=True):
         assert least - 0.1 <= pause < least + 0.7, pauses
     blocked = wait_until(lambda: failing.group("crash")["blocked"], 5, "it waits for its next try")
-    said = re.search(r"failed (\d+) times in a row and is quarantined, next try in (.+) s$", blocked)
+    said = re.search(
+        r"failed (\d+) times in a row and is quarantined, next try in (.+) s$", blocked
+    )
     assert said, blocked
     assert int(said[1]) >= 5
     assert float(said[2]) <= 5, "nobody serves, so the next try is soon"
