@@ -311,7 +311,7 @@ class Supervisor:
     def _end_orphans(self) -> None:
         """Once all of ours are ready: until then the orphans are who serves."""
         if self._pool.all_ready:
-            self._orphans.end(self.configuration.drain_timeout)
+            self._orphans.end(self.configuration.drain_timeout, self._writer.fd)
 
     def _pids(self) -> set[int]:
         return {worker.pid for worker in self._pool.workers if worker.pid}
