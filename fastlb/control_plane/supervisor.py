@@ -375,7 +375,8 @@ class Supervisor:
         await self._end_instances()
 
     async def _end_instances(self) -> None:
-        """Once nobody sends them requests any more."""
+        """Once nobody sends them requests any more; nor are they checked, since they are to end."""
+        self._monitor.stop()
         stopping = asyncio.create_task(self.scaling.stop())
         at_once = asyncio.create_task(self._signals.end.wait())
         await asyncio.wait({stopping, at_once}, return_when=asyncio.FIRST_COMPLETED)
