@@ -41,12 +41,12 @@ def test_a_client_counts_what_its_server_answers(tmp_path: Path, kind: str, load
 
 def test_a_client_that_gets_wrong_answers_says_so(tmp_path: Path) -> None:
     port = free_port()
-    with running(command("bulk", port), (), tmp_path, f"127.0.0.1:{port}"):
-        with (
-            pytest.raises(BenchError, match="not what was sent"),
-            prepared(PingPong(1), port, (), 1, tmp_path),
-        ):
-            pass
+    with (
+        running(command("bulk", port), (), tmp_path, f"127.0.0.1:{port}"),
+        pytest.raises(BenchError, match="not what was sent"),
+        prepared(PingPong(1), port, (), 1, tmp_path),
+    ):
+        pass
 
 
 def test_the_sink_says_how_much_has_come(tmp_path: Path) -> None:
