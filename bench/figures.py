@@ -13,7 +13,7 @@ from typing import Any
 from bench.measure import Cell
 from bench.proxies import FASTLB as FASTLB_PROXY
 from bench.proxies import NO_PROXY
-from bench.workloads import Goal, Workload
+from bench.workloads import PEERS, Goal, Workload
 
 FASTLB = FASTLB_PROXY.name
 SATURATED = 0.9
@@ -155,7 +155,7 @@ def verdict(result: Result) -> Verdict | None:
 
 def _peers(result: Result) -> tuple[str, ...]:
     goal = result.workload.goal
-    return goal.peers if goal else Goal("rate", 0).peers
+    return goal.peers if goal else PEERS
 
 
 def as_plain(result: Result) -> dict[str, Any]:

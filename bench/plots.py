@@ -9,6 +9,7 @@ from typing import Any
 from bench.figures import Result, figure
 from bench.loads import Wrk
 from bench.proxies import NO_PROXY
+from bench.workloads import PEERS
 
 COLOURS = {
     "fastlb": "#0b6e99",
@@ -64,7 +65,7 @@ def _relative(results: Sequence[Result], name: str) -> list[tuple[str, dict[str,
             for proxy in PROXIES
             if (found := figure(result.cells.get(proxy, ()), name)) is not None
         }
-        peers = [value for proxy, value in medians.items() if proxy != "fastlb"]
+        peers = [value for proxy, value in medians.items() if proxy in PEERS]
         if peers and "fastlb" in medians:
             best = max(peers) if name == "rate" else min(peers)
             rows.append(

@@ -1,7 +1,8 @@
 """The contestants: how fastlb, nginx, HAProxy and Caddy are set up for the same work, as text.
 
 Each does what fastlb does with its features on: keep-alive to the targets, X-Forwarded-For, -Proto and
--Port, a trace id for each request, bodies streamed and not spooled. Knows no load and starts nothing.
+-Port, a trace id for each request, bodies streamed and not spooled. One configuration a proxy, for all
+workloads. Knows no load and starts nothing.
 """
 
 from __future__ import annotations
@@ -100,6 +101,7 @@ http {{
   keepalive_requests 100000000; keepalive_timeout 1800s;
   client_max_body_size 0; client_body_buffer_size 64k; proxy_request_buffering off;
   proxy_max_temp_file_size 0;
+  proxy_buffer_size 64k; proxy_buffers 8 64k; proxy_busy_buffers_size 128k;
   client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/fcgi;
   uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
   upstream targets {{ {servers} keepalive 512; keepalive_requests 100000000; }}
@@ -121,7 +123,8 @@ http {{
 _NGINX_STREAM = """
 stream {{
   upstream targets {{ {servers} }}
-  server {{ listen 127.0.0.1:{port}{reuseport}; proxy_pass targets; proxy_timeout 1800s; }}
+  server {{ listen 127.0.0.1:{port}{reuseport}; proxy_pass targets; proxy_timeout 1800s;
+    proxy_buffer_size 64k; }}
 }}
 """
 
@@ -180,8 +183,6 @@ def _haproxy_config(setup: Setup, place: Place) -> str:
             "defaults\n  timeout connect 5s\n  timeout client 30m\n  timeout server 30m\n",
             "  timeout tunnel 30m\n",
             _HAPROXY_HTTP if http else "  mode tcp\n",
-            # Splicing is what HAProxy's manual advises for bulk.
-            "  option splice-auto\n",
             f"frontend clients\n  bind 127.0.0.1:{place.port}\n",
             "  http-request set-header X-Forwarded-Proto http\n" if http else "",
             f"  http-request set-header X-Forwarded-Port {place.port}\n" if http else "",

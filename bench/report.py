@@ -23,6 +23,7 @@ from bench.figures import (
 )
 from bench.loads import Hold
 from bench.proxies import NO_PROXY
+from bench.workloads import PEERS
 
 NOTHING = "–"
 MIB = 1 << 20
@@ -162,7 +163,7 @@ def _summary_row(result: Result) -> Row:
         peers = {
             peer: found.median
             for peer, cells in result.cells.items()
-            if peer != FASTLB and (found := figure(cells, name))
+            if peer in PEERS and (found := figure(cells, name))
         }
         if peers:
             least = min(peers, key=lambda peer: peers[peer])

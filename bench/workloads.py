@@ -14,6 +14,8 @@ from bench.proxies import Setup
 KIB, MIB = 1024, 1 << 20
 FILES = (64 * KIB, 10 * MIB)
 """Sizes of the files that the nginx target has: /bytes/SIZE, as the demo's are."""
+PEERS = ("nginx", "haproxy")
+"""Whom fastlb is held against; Caddy is shown beside them."""
 APP_ANSWER_BYTES = 1024
 IDLE_CONNECTIONS = 5000
 
@@ -25,7 +27,7 @@ class Goal:
 
     kind: Literal["rate", "cost", "idle_bytes"]
     bound: float
-    peers: tuple[str, ...] = ("nginx", "haproxy", "caddy")
+    peers: tuple[str, ...] = PEERS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
