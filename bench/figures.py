@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench.measure import Cell
+from bench.measure import DISTURBED, Cell
 from bench.proxies import FASTLB as FASTLB_PROXY
 from bench.proxies import NO_PROXY
 from bench.workloads import PEERS, Goal, Workload
@@ -130,6 +130,13 @@ def load_bound(result: Result) -> bool:
         if peer in result.cells and (found := figure(result.cells[peer], "share")) is not None
     ]
     return bool(shares) and max(shares) < SATURATED
+
+
+def disturbed(result: Result) -> int:
+    """Cells during which other processes were in the way, at every try."""
+    return sum(
+        one.get("others", 0.0) >= DISTURBED for cells in result.cells.values() for one in cells
+    )
 
 
 def verdict(result: Result) -> Verdict | None:

@@ -16,6 +16,7 @@ from bench.figures import (
     added,
     cost,
     cpu_ratio,
+    disturbed,
     figure,
     load_bound,
     rate_ratio,
@@ -124,6 +125,8 @@ def workload_rows(result: Result) -> list[Row]:
 def remarks(result: Result) -> list[str]:
     """Failures, who was left out, and what to know about the ratios."""
     lines = [f"FAILED: {name}: {why}" for name, why in result.failures.items()]
+    if count := disturbed(result):
+        lines.append(f"{count} cells were disturbed by other processes: figures are off")
     if load_bound(result):
         lines.append(f"* {LOAD_BOUND}")
     return lines

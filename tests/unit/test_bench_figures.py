@@ -18,6 +18,7 @@ from bench.figures import (
     as_plain,
     cost,
     cpu_ratio,
+    disturbed,
     figure,
     load_bound,
     quotient,
@@ -143,7 +144,7 @@ def test_where_no_peer_used_its_core_up_the_load_was_the_limit() -> None:
 
 
 def test_a_cell_is_per_request_and_per_core() -> None:
-    spent = CpuTimes(user=0.4, system=0.6, first=0.1, machine=2.0)
+    spent = CpuTimes(user=0.4, system=0.6, first=0.1, machine=2.0, others=0.5)
     found = cell(Outcome(100_000, 2.0, 10.0, 20.0, 30.0), spent, rss=1 << 20, cores=2)
     assert found["rate"] == pytest.approx(50_000)
     assert (found["user"], found["system"], found["cpu"]) == pytest.approx((4.0, 6.0, 10.0))
@@ -151,11 +152,19 @@ def test_a_cell_is_per_request_and_per_core() -> None:
     assert found["busy"] == pytest.approx(20.0)
     assert found["share"] == pytest.approx(0.25)
     assert found["p999"] == 30.0
+    assert found["others"] == pytest.approx(0.25)
+
+
+def test_cells_that_others_disturbed_are_counted() -> None:
+    found = result(fastlb=[1.0, 2.0])
+    assert disturbed(found) == 0
+    found.cells["fastlb"][1]["others"] = 0.5
+    assert disturbed(found) == 1
 
 
 def test_no_proxy_has_no_cpu_and_bulk_no_latency() -> None:
-    found = cell(Outcome(10, 1.0), CpuTimes(0.0, 0.0, 0.0, 1.0), rss=0, cores=1)
-    assert set(found) == {"rate", "busy"}
+    found = cell(Outcome(10, 1.0), CpuTimes(0.0, 0.0, 0.0, 1.0, -0.01), rss=0, cores=1)
+    assert found == {"rate": 10.0, "busy": 100_000.0, "others": 0.0}
 
 
 def test_plain_holds_cells_and_ratios() -> None:
