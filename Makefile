@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install dev run test check static format docs clean
+.PHONY: install dev run test check static format docs clean bench bench-quick bench-locust locust profile
 
 # A stamp, so that a second `make run` starts at once; a changed pyproject.toml installs again.
 $(VENV)/.run: pyproject.toml
@@ -16,6 +16,12 @@ $(VENV)/.dev: pyproject.toml
 	@echo "installing into $(VENV) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@ $(VENV)/.run
+
+$(VENV)/.bench: pyproject.toml
+	@echo "installing into $(VENV) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	@touch $@ $(VENV)/.run
 
 install: $(VENV)/.run
@@ -44,6 +50,24 @@ format: $(VENV)/.dev
 # The settings in README.md are made from the declarations in fastlb/model.
 docs: $(VENV)/.run
 	$(BIN)/python -m fastlb.cli.reference README.md
+
+# docs/benchmarks.md has what they measure. ONLY="get unix" of bench, WORKLOAD=get of profile.
+bench: $(VENV)/.bench
+	$(BIN)/python -m bench $(if $(ONLY),--only $(ONLY))
+
+bench-quick: $(VENV)/.bench
+	$(BIN)/python -m bench --quick
+
+bench-locust: $(VENV)/.bench
+	$(BIN)/python -m bench.locust_run
+
+# The web UI on http://127.0.0.1:8089, against a fastlb that runs: `make run` in another terminal.
+HOST ?= http://127.0.0.1:8080
+locust: $(VENV)/.bench
+	$(BIN)/locust -f bench/locustfile.py --host $(HOST) --web-host 127.0.0.1 --class-picker
+
+profile: $(VENV)/.bench
+	$(BIN)/python -m bench.flame_graph $(WORKLOAD)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -14,10 +14,11 @@ from collections import deque
 
 from fastlb.auto_scaling import slow_start
 from fastlb.auto_scaling.autoscaler import Autoscaler
-from fastlb.auto_scaling.fleet import Failure, Fleet, FleetHooks
+from fastlb.auto_scaling.fleet import Fleet, FleetHooks
 from fastlb.auto_scaling.headroom import Headroom
 from fastlb.auto_scaling.instance import Instance
-from fastlb.auto_scaling.launch_governor import LONG_LIFE, LaunchGovernor
+from fastlb.auto_scaling.launch_governor import LONG_LIFE
+from fastlb.auto_scaling.launching import UNHEALTHY, Launching
 from fastlb.auto_scaling.planning import Member, plan, surge_of
 from fastlb.auto_scaling.process import kill_marked
 from fastlb.auto_scaling.records import GroupRecord, InstanceRecord, Records
@@ -29,10 +30,6 @@ from fastlb.model.auto_scaling import AutoScalingGroup
 from fastlb.model.target_health import span_of
 
 log = logging.getLogger("fastlb.scaling")
-
-UNHEALTHY = "unhealthy: "
-SHORT_LIFE = 1.0
-"""Who is killed after so long in service, by a person or for want of memory, is no failed launch."""
 
 
 class Group:
@@ -52,29 +49,24 @@ class Group:
         self.target_group = target_group
         self.activities = activities
         self.suspended: set[str] = set()
-        self.blocked = ""
-        """Why nothing is launched though something should be."""
-        self.governor = LaunchGovernor()
-        hooks = FleetHooks(self.kick, self._on_launched, self._on_failed, self._on_leaving)
+        hooks = FleetHooks(
+            self.kick, self._on_launched, lambda one: self.launching.failed(one), self._on_leaving
+        )
         self.fleet = Fleet(target_group, registrar, records, activities, hooks)
         self.scaler = Autoscaler(
             settings, self.fleet, headroom, activities, decisions, self._on_decided
         )
+        self.launching = Launching(self.fleet, self.scaler, decisions)
         self.rollout = Rollout(
             settings,
             self.fleet,
-            self.governor,
+            self.launching.governor,
             registrar.percentile,
             activities,
             decisions,
             self._on_decided,
         )
-        self.last_failure = ""
-        """Of a launch or an Instance: whose, and why."""
-        self._lost: deque[str] = deque(maxlen=100)
-        """What the next launches are in place of."""
         self._records = records
-        self._decisions = decisions
         self._begun = False
         self._kicked: asyncio.Handle | None = None
         self._retry: asyncio.TimerHandle | None = None
@@ -163,7 +155,7 @@ class Group:
             since = one.in_service_at
             if since is not None and not one.outlived and now - since >= LONG_LIFE:
                 one.outlived = True
-                self.governor.lived(one.version, now)
+                self.launching.governor.lived(one.version, now)
         if self._begun:
             slow_start.advance(self.fleet, now)
             self.scaler.tick(now)
@@ -199,7 +191,7 @@ class Group:
         self.activities.add("activity", self.name, what, "asked for", outcome="done")
         log.warning("group %s: %s", self.name, what)
         if not suspend and process == "launch":
-            self.governor.release(self.rollout.templates.version)
+            self.launching.governor.release(self.rollout.templates.version)
         self._on_decided()
 
     def protect(self, one: Instance, on: bool) -> None:
@@ -245,7 +237,10 @@ class Group:
                 if candidate.target is not None:
                     candidate.in_flight = candidate.target.counts().in_flight
         members = [self._member(one, step, now) for one in living]
-        wait = self._why_not_launch(now, living)
+        templates = self.rollout.templates
+        suspended = "launch" in self.suspended
+        wait = self.launching.why_not(templates.version, suspended, living, now)
+        self._try_again_at(self.launching.retry_at)
         preferences = self.settings.refresh
         surge = surge_of(self.desired, preferences.min_healthy, preferences.max_healthy)
         todo = plan(
@@ -261,39 +256,29 @@ class Group:
         for id, cause in todo.end:
             one = self.fleet.get(id)
             if one is not None:
-                self._note_short_life(one, cause, now)
+                self.launching.ends(one, cause, now)
                 self.fleet.end(one, cause, self.settings.drain_timeout)
         launch = todo.launch
         if step.careful and self.rollout.run is not None:
             old = self.rollout.run.refresh.old
             new = sum(not one.doomed and one.id not in old for one in members)
             launch = min(launch, max(1 - new, 0))
-        templates = self.rollout.templates
-        if self.governor.failures(templates.version):
-            # One at a time until one has shown that it can live.
-            launch = min(launch, 0 if self.fleet.in_state("pending") else 1)
-        self._set_blocked(wait if launch else "")
+        self.launching.block(wait if launch else "")
         if not wait:
-            for _ in range(min(launch, self._room_for(launch, living)[0])):
-                cause = self._cause_of_launch(members)
+            doomed = deque(one for one in members if one.doomed)
+            for _ in range(self.launching.how_many(templates.version, launch, living)):
+                cause = self.launching.cause(doomed, len(members))
                 self.fleet.launch(self.settings, templates.version, templates.current, cause)
         if not launch and not todo.end and len(living) == self.desired:
-            self._lost.clear()
-            self.scaler.reached()
+            self.launching.complete()
 
-    def _cause_of_launch(self, members: list[Member]) -> str:
-        if self._lost:
-            return self._lost.popleft()
-        doomed = next((f"in place of {one.id}: {one.doomed}" for one in members if one.doomed), "")
-        return doomed or self.scaler.cause_of_difference(len(members))
-
-    def _note_short_life(self, one: Instance, cause: str, now: float) -> None:
-        """One that turned out to be unhealthy soon after its start is a failed launch of its template."""
-        since = one.in_service_at
-        if cause.startswith(UNHEALTHY) and since is not None:
-            self.last_failure = f"{one.id} was {cause}"
-            if now - since < LONG_LIFE + self.settings.health_check_grace:
-                self._count_failure(one.version, one.launched_at)
+    def _try_again_at(self, at: float | None) -> None:
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
+        if at is not None:
+            delay = max(at - time.monotonic(), 0.0) + 0.001
+            self._retry = asyncio.get_running_loop().call_later(delay, self.kick)
 
     def _member(self, one: Instance, step: Step, now: float) -> Member:
         sight = one.target.sight() if one.target is not None else None
@@ -309,7 +294,8 @@ class Group:
         elif one.id in step.doomed:
             run = self.rollout.run
             assert run is not None
-            doomed, harmful = run.entry.what, run.refresh.harmful
+            doomed = run.entry.what
+            harmful = run.refresh.harmful and one.version == run.refresh.source
         elif in_service and lifetime is not None and now - one.launched_at >= lifetime:
             doomed = f"older than max_lifetime of {span_of(lifetime)}"
         return Member(
@@ -342,75 +328,11 @@ class Group:
             and one.target.sight().state == "healthy"
         )
 
-    def _room_for(self, more: int, living: list[Instance]) -> tuple[int, str]:
-        """How many of `more` launches the host has room for, and why not all; the first of a group
-        is always tried."""
-        if not living:
-            return more, ""
-        # The memory that the host had at the last look lacks what was launched since then.
-        unseen = sum(one.rss is None for one in living)
-        fits, why = self.scaler.fitting(unseen + more, scaling=False)
-        return max(fits - unseen, 0), why
-
-    def _why_not_launch(self, now: float, living: list[Instance]) -> str:
-        """Why no Instance can be launched now; "" where one can."""
-        if "launch" in self.suspended:
-            return "launching is suspended (fastlb resume)"
-        version = self.rollout.templates.version
-        alone = not self.fleet.in_state("in_service")
-        at = self.governor.may_launch_at(version, alone=alone)
-        if at > now:
-            self._try_again_at(at)
-            failures = self.governor.failures(version)
-            loud = " and is quarantined" if self.governor.quarantined(version) else ""
-            return (
-                f"launch template v{version} failed {failures} times in a row{loud}, "
-                f"next try in {span_of(at - now)}; last: {self.last_failure}"
-            )
-        fits, why = self._room_for(1, living)
-        return "" if fits else why
-
-    def _try_again_at(self, at: float) -> None:
-        if self._retry is not None:
-            self._retry.cancel()
-        delay = max(at - time.monotonic(), 0.0) + 0.001
-        self._retry = asyncio.get_running_loop().call_later(delay, self.kick)
-
-    def _set_blocked(self, why: str) -> None:
-        if why and _kind_of(why) != _kind_of(self.blocked):
-            self._decisions.add("scaling", self.name, "no launch", why)
-            log.warning("group %s cannot launch: %s", self.name, why)
-        self.blocked = why
-
     # -- what the fleet reports
 
     def _on_launched(self, one: Instance) -> None:
         others = [other for other in self.fleet.in_state("in_service") if other is not one]
         slow_start.begin(one, others, self.settings.slow_start)
-
-    def _on_failed(self, failure: Failure) -> None:
-        self.last_failure = f"{failure.id} {failure.why}"
-        self._lost.append(f"in place of {failure.id}, which {failure.why}")
-        lived = failure.lived
-        if lived is not None and (lived >= LONG_LIFE or (failure.killed and lived >= SHORT_LIFE)):
-            return  # no fault of its template
-        self._count_failure(failure.version, failure.launched_at)
-
-    def _count_failure(self, version: int, launched_at: float) -> None:
-        before = self.governor.quarantined(version)
-        self.governor.failed(version, time.monotonic(), launched_at)
-        if self.governor.quarantined(version) and not before:
-            times = self.governor.failures(version)
-            why = f"launch template v{version} failed {times} times in a row"
-            serving = len(self.fleet.in_state("in_service"))
-            self._decisions.add("scaling", self.name, f"quarantine v{version}", why)
-            log.error(
-                "group %s: %s: it is quarantined, and tried again ever later; %s; last: %s",
-                self.name,
-                why,
-                f"{serving} serve on" if serving else "nobody serves",
-                self.last_failure,
-            )
 
     def _on_leaving(self, one: Instance) -> None:
         if self.rollout.run is not None:
@@ -435,8 +357,3 @@ class Group:
                 refresh=run.refresh.plain() if run is not None else None,
             ),
         )
-
-
-def _kind_of(why: str) -> str:
-    """Without its figures, which are others at each look."""
-    return why.partition(",")[0].partition(":")[0]

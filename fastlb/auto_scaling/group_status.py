@@ -31,12 +31,12 @@ def status_of(group: Group) -> dict[str, Any]:
         "doing": what_it_does(group),
         "version": group.rollout.templates.version,
         "configured_version": group.rollout.templates.configured,
-        "quarantined": group.governor.quarantined(group.rollout.templates.version),
+        "quarantined": group.launching.governor.quarantined(group.rollout.templates.version),
         "suspended": sorted(group.suspended),
-        "blocked": group.blocked,
+        "blocked": group.launching.blocked,
         "refused": group.scaler.refused,
         "rolled_back": group.rollout.templates.not_in_force,
-        "last_failure": group.last_failure,
+        "last_failure": group.launching.last_failure,
         "host": group.scaler.host,
         "cause": group.scaler.cause,
         "metrics": _metrics(group),
@@ -129,6 +129,6 @@ def what_it_does(group: Group) -> str:
     missing = group.desired - len(group.fleet.in_state("in_service"))
     if missing and not parts:
         parts.append(f"{missing} missing" if missing > 0 else f"{-missing} too many")
-    if group.blocked:
-        parts.append(group.blocked)
+    if group.launching.blocked:
+        parts.append(group.launching.blocked)
     return "; ".join(parts)

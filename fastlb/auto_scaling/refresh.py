@@ -38,7 +38,8 @@ class Refresh:
     reason: str = ""
     """Why it goes back."""
     harmful: bool = False
-    """In going back: those of the failed version answer worse than the others, and need not wait."""
+    """In going back: those of the failed version, `source`, answer worse than the others, and go
+    before they are replaced."""
 
     def plain(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__dataclass_fields__}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
 
+from fastlb.auto_scaling.instance import why_not_startable
 from fastlb.cli.flags import add_configuration_flags, config_path, configuration_of
 from fastlb.cli.wording import counted
 from fastlb.config import to_toml
@@ -39,13 +41,21 @@ def check(arguments: argparse.Namespace) -> int:
             print(problem, file=sys.stderr)
         print(f"{source}{counted(len(error.problems), 'error')}", file=sys.stderr)
         return error.exit_status
-    for warning in loaded.warnings:
+    for warning in (*loaded.warnings, *not_here(loaded.configuration)):
         print(f"warning: {warning}", file=sys.stderr)
     if arguments.print:
         print(to_toml(loaded.configuration, show_env=arguments.show_env), end="")
     else:
         print(f"{source}ok: {summary(loaded.configuration)}")
     return 0
+
+
+def not_here(configuration: Configuration) -> Iterator[str]:
+    """What launch templates need and this host has not; where it will run may be another."""
+    for group in configuration.auto_scaling_groups:
+        trouble = why_not_startable(group.launch_template)
+        if trouble:
+            yield f"auto_scaling_groups.{group.name}.launch_template: {trouble}"
 
 
 def summary(configuration: Configuration) -> str:

@@ -98,11 +98,12 @@ class Orphans:
             log.warning("orphaned worker pid %d came up after its supervisor's death", orphan.pid)
             self._living[orphan.pid] = orphan
 
-    def end(self, seconds: float) -> None:
-        """Have all that were not told yet drain; whoever outstays it gets SIGTERM, then SIGKILL."""
+    def end(self, seconds: float, table: int | None = None) -> None:
+        """Have all that were not told yet drain; whoever outstays it gets SIGTERM, then SIGKILL. With
+        our `table` they go on choosing by it, for those who are still with them."""
         for orphan in self._living.values():
             if orphan.pid not in self._ending:
-                self._ending[orphan.pid] = asyncio.create_task(self._end(orphan, seconds))
+                self._ending[orphan.pid] = asyncio.create_task(self._end(orphan, seconds, table))
 
     async def wait_gone(self, seconds: float) -> None:
         """Until those that were told have ended, or for `seconds`."""
@@ -132,9 +133,9 @@ class Orphans:
             await asyncio.wait(set(self._ending.values()))
         self._ending.clear()
 
-    async def _end(self, orphan: Orphan, seconds: float) -> None:
+    async def _end(self, orphan: Orphan, seconds: float, table: int | None) -> None:
         deadline = time.monotonic() + seconds + GRACE
-        await _ask_drain(orphan, seconds)
+        await _ask_drain(orphan, seconds, table)
         if not await wait_for_pidfd(orphan.pidfd, deadline):
             log.error("orphaned worker pid %d outstays its drain: SIGTERM", orphan.pid)
             _send(orphan, signal.SIGTERM)
@@ -159,10 +160,11 @@ def _send(orphan: Orphan, number: signal.Signals) -> None:
         pass  # it has ended
 
 
-async def _ask_drain(orphan: Orphan, seconds: float) -> None:
+async def _ask_drain(orphan: Orphan, seconds: float, table: int | None) -> None:
     answer_by = time.monotonic() + ANSWER_WITHIN
     try:
-        await asyncio.to_thread(handover.ask_drain, str(orphan.path), seconds, answer_by)
+        path = str(orphan.path)
+        await asyncio.to_thread(handover.ask_drain, path, seconds, answer_by, table)
         log.info("orphaned worker pid %d drains", orphan.pid)
     except (OSError, HandoverError) as error:
         log.error("orphaned worker pid %d does not drain: %s", orphan.pid, error)

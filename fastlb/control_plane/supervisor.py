@@ -311,7 +311,7 @@ class Supervisor:
     def _end_orphans(self) -> None:
         """Once all of ours are ready: until then the orphans are who serves."""
         if self._pool.all_ready:
-            self._orphans.end(self.configuration.drain_timeout)
+            self._orphans.end(self.configuration.drain_timeout, self._writer.fd)
 
     def _pids(self) -> set[int]:
         return {worker.pid for worker in self._pool.workers if worker.pid}
@@ -375,7 +375,8 @@ class Supervisor:
         await self._end_instances()
 
     async def _end_instances(self) -> None:
-        """Once nobody sends them requests any more."""
+        """Once nobody sends them requests any more; nor are they checked, since they are to end."""
+        self._monitor.stop()
         stopping = asyncio.create_task(self.scaling.stop())
         at_once = asyncio.create_task(self._signals.end.wait())
         await asyncio.wait({stopping, at_once}, return_when=asyncio.FIRST_COMPLETED)

@@ -22,6 +22,7 @@ from fastlb.data_plane.access_log import AccessLog
 from fastlb.data_plane.http_server import HttpConnection
 from fastlb.data_plane.listener_runtime import HttpListener, TcpListener
 from fastlb.data_plane.worker_state import WorkerState
+from fastlb.errors import FastlbError
 from fastlb.logs import start_logging
 from fastlb.target_table.counters import ROW, Counters
 from fastlb.target_table.counters import Worker as Head
@@ -47,6 +48,7 @@ worker has closed its duplicates too, so that each queue is emptied and closed i
 
 HANDOVER_LOOK = 10
 """Ticks, so that it is once a second: looks whether the takeover socket is still there."""
+STOPPING = "fastlb is stopping, and no instance is there"
 _DEAD_NS = 2_000_000_000
 """Age of its last beat at which a worker's row counts no more, where no supervisor clears it."""
 _SUPERVISORS_SIGNALS = (
@@ -340,16 +342,39 @@ class Worker:
             return
         self._drain(self._snapshot.config.drain_timeout if self._snapshot is not None else 0.0)
 
-    def _drain(self, seconds: float) -> None:
-        """Empty the accept queues, finish what is in flight within `seconds`, end."""
+    def _act_on(self, table: int) -> bool:
+        """Follow the table of a new supervisor from now on: its targets are the ones that live. False
+        where it has not all of our groups, which those who are still here may ask for."""
+        try:
+            reader = TableReader(table)
+            found = reader.read()
+        except (OSError, ValueError, TypeError, KeyError, FastlbError) as error:
+            log.warning("the table of the new supervisor cannot be read: %r", error)
+            return False
+        finally:
+            os.close(table)
+        groups = {one.name for one in found[1].config.target_groups} if found is not None else set()
+        if not groups >= self._state.targets.groups.keys():
+            reader.close()
+            return False
+        self._reader.close()
+        self._reader = reader
+        self._state.generation = 0
+        self._follow_table()
+        return True
+
+    def _drain(self, seconds: float, table: int | None = None) -> None:
+        """Empty the accept queues, finish what is in flight within `seconds`, end. `table` is the memfd
+        of a new supervisor's."""
         state = self._state
         if state.draining:
             return
         state.draining = True
         state.drain_grace = min(state.drain_grace, seconds)
-        # At once, and not at the deadline: no instance is launched for one that stops, and a client that
-        # is told can ask whoever serves next.
-        state.targets.end_holding("fastlb is stopping, and no instance is there")
+        if table is None or not self._act_on(table):
+            # At once, and not at the deadline: no instance is launched for one that stops, and a client
+            # that is told can ask whoever serves next.
+            state.targets.end_holding(STOPPING)
         for _, acceptor in self._acceptors:
             if not acceptor.wanted:
                 acceptor.empty_and_close(for_good=False)
@@ -370,4 +395,5 @@ class Worker:
 
     def _end(self) -> None:
         if not self._ended.done():
+            self._state.targets.end_holding(STOPPING)
             self._ended.set_result(None)

@@ -102,12 +102,13 @@ async def answer_takeover(
     server: socket.socket,
     start: WorkerStart,
     orphaned: Callable[[], bool],
-    drain: Callable[[float], None],
+    drain: Callable[[float, int | None], None],
 ) -> None:
     """Serve `bind_handover_socket`'s socket until cancelled.
 
     `orphaned` says whether the supervisor is gone (the pipe is at its end); as long as it lives,
-    both requests are refused. `drain` is called with the seconds, after the answer is on its way.
+    both requests are refused. `drain` is called with the seconds, after the answer is on its way,
+    and with the memfd of the new supervisor's table where one came, which it must close.
     """
     loop = asyncio.get_running_loop()
     while True:
@@ -117,28 +118,47 @@ async def answer_takeover(
             await asyncio.sleep(SHORTAGE_PAUSE)
             continue
         with connection:
+            fds: list[int] = []
             try:
                 connection.setblocking(False)
                 async with asyncio.timeout(REQUEST_SECONDS):
-                    request = await _read_request(connection)
-                _answer(connection, request, start, orphaned(), drain)
+                    request = await _read_request(connection, fds)
+                _answer(connection, request, start, orphaned(), drain, fds)
             except (TimeoutError, OSError, HandoverError, ValueError, TypeError):
                 continue  # closing the connection is the answer
             except msgpack.UnpackException:
                 continue
+            finally:
+                for fd in fds:
+                    os.close(fd)
 
 
-async def _read_request(connection: socket.socket) -> dict[str, Any]:
-    loop = asyncio.get_running_loop()
+async def _read_request(connection: socket.socket, fds: list[int]) -> dict[str, Any]:
+    """The request; descriptors that came with it are put into `fds`."""
     data = b""
     while True:
         payload = _payload(data)
         if payload is not None:
             return _as_dict(payload)
-        more = await loop.sock_recv(connection, 4096)
+        try:
+            more, came, _, _ = socket.recv_fds(connection, 4096, 1, socket.MSG_CMSG_CLOEXEC)
+        except BlockingIOError:
+            await _readable(connection)
+            continue
+        fds += came
         if not more:
             raise HandoverError("the connection ended before the request")
         data += more
+
+
+async def _readable(connection: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    readable = asyncio.Event()
+    loop.add_reader(connection.fileno(), readable.set)
+    try:
+        await readable.wait()
+    finally:
+        loop.remove_reader(connection.fileno())
 
 
 def _answer(
@@ -146,7 +166,8 @@ def _answer(
     request: dict[str, Any],
     start: WorkerStart,
     orphaned: bool,
-    drain: Callable[[float], None],
+    drain: Callable[[float, int | None], None],
+    fds: list[int],
 ) -> None:
     command = request.get("command")
     if not orphaned:
@@ -158,7 +179,7 @@ def _answer(
         if not 0 <= seconds < math.inf:
             raise HandoverError("a drain must say within how many seconds")
         connection.sendall(_frame({"ok": True}))
-        drain(seconds)
+        drain(seconds, fds.pop() if fds else None)
     else:
         connection.sendall(_frame({"error": f"unknown command {command!r}"}))
 
@@ -191,10 +212,13 @@ def ask_handover(path: str, deadline: float) -> Handover:
         return receive_handover(connection, deadline)
 
 
-def ask_drain(path: str, seconds: float, deadline: float) -> None:
-    """Tell the worker at `path` to end within `seconds`. Raises as `ask_handover` does."""
+def ask_drain(path: str, seconds: float, deadline: float, table: int | None = None) -> None:
+    """Tell the worker at `path` to end within `seconds`, and until then to act on the `table` of this
+    memfd. Raises as `ask_handover` does."""
     with _connect(path, deadline) as connection:
-        connection.sendall(_frame({"command": "drain", "seconds": seconds}))
+        request = _frame({"command": "drain", "seconds": seconds})
+        socket.send_fds(connection, [request[:1]], [] if table is None else [table])
+        connection.sendall(request[1:])
         payload, _ = _receive(connection, deadline)
         _refuse_error(_as_dict(payload))
 

@@ -6,8 +6,11 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+
+import httpx
 
 from tests.support.load import LoadClient
 from tests.support.processes import processes_of, wait_until
@@ -216,3 +219,16 @@ def test_the_folder_is_removed_under_it(run_root: Path, start_load: Start) -> No
         assert not result.failures, result
         only_those_of_the_group(first)
         first.stop()
+
+
+def test_what_orphans_hold_goes_to_the_successors_instances(run_root: Path) -> None:
+    """Killed while a request is held for the first instance: the orphan that holds it follows the table
+    of the supervisor that takes over."""
+    slow = group_of(command=[*DEMO, "--start-delay", "2"], min=0, max=1, idle_timeout="60s")
+    with ScaledFastlb(run_root, slow) as first, ThreadPoolExecutor(2) as pool:
+        held = [pool.submit(httpx.get, first.url, timeout=20) for _ in range(2)]
+        wait_until(lambda: first.instances(state="pending"), 5, "one is launched")
+        first.kill_supervisor()
+        with again(first, run_root, slow) as second:
+            assert [one.result().status_code for one in held] == [200, 200]
+            second.stop()

@@ -190,7 +190,10 @@ class Worker:
     def _run(self) -> None:
         self._task = self._loop.create_task(
             handover.answer_takeover(
-                self._server, self.start, lambda: self.orphaned, self.drained.append
+                self._server,
+                self.start,
+                lambda: self.orphaned,
+                lambda seconds, table: self.drained.append(seconds),
             )
         )
         with contextlib.suppress(asyncio.CancelledError):

@@ -101,18 +101,22 @@ def test_no_more_are_launched_at_once_than_the_memory_has_room_for(
         stage.headroom.look(10.0)
         assert stage.look() == 3
         assert stage.look() == 0, "what was launched has not taken its memory yet"
-        assert stage.group.blocked.startswith("memory would run out: 350 MiB are available")
+        assert stage.group.launching.blocked.startswith(
+            "memory would run out: 350 MiB are available"
+        )
         stage.available = 340
         stage.headroom.look(12.0)
         stage.look()
-        assert stage.group.blocked.startswith("memory would run out: 340 MiB are available")
+        assert stage.group.launching.blocked.startswith(
+            "memory would run out: 340 MiB are available"
+        )
         told = [one.what for one in stage.decisions.after(0)]
         assert told == ["no launch"], "once, not for each figure"
         for other in stage.group.fleet:
             other.rss = 50 * MIB
         stage.headroom.look(20.0)
         assert stage.look() == 2
-        assert stage.group.blocked == ""
+        assert stage.group.launching.blocked == ""
 
     play(scenario, Stage(tmp_path, instance("a"), desired=6))
 

@@ -1,0 +1,204 @@
+"""fastlb beside nginx, HAProxy, Caddy and no proxy, in one run.
+
+    python -m bench                        everything; bench/results/latest.{json,md} and plots
+    python -m bench --quick                some workloads in under a minute, against bench/bounds.toml
+    python -m bench --only get unix        these workloads
+
+The status is 1 where something failed, or where a ratio of a quick run is worse than its bound.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+
+import psutil
+
+from bench import bounds, plots
+from bench.figures import Result, as_plain
+from bench.processes import ROOT, BenchError, find_program
+from bench.report import (
+    LOAD_BOUND,
+    as_table,
+    markdown,
+    remarks,
+    summary_rows,
+    workload_rows,
+)
+from bench.run import contestants, cores_of, missing, run_workload
+from bench.workloads import QUICK, WORKLOADS, Workload
+
+RESULTS = Path(__file__).parent / "results"
+ROUNDS, QUICK_ROUNDS = 5, 2
+SECONDS = 1
+BUSY_PERCENT = 10.0
+REQUIRED = {"wrk": "wrk", "nginx": "nginx", "taskset": "util-linux"}
+"""Programs without which nothing can be measured, and their Debian packages."""
+
+
+class Progress:
+    """One line that is written over, on a terminal; nothing elsewhere."""
+
+    def __init__(self, cells: int) -> None:
+        self._cells = cells
+        self._done = 0
+        self._begun = time.monotonic()
+        self._shown = sys.stderr.isatty()
+
+    def step(self, text: str) -> None:
+        """Before each cell."""
+        if self._shown:
+            share = self._done / self._cells
+            spent = time.monotonic() - self._begun
+            left = f", {spent / share - spent:.0f} s left" if share > 0.02 else ""
+            print(f"\r\033[K[{share:4.0%}{left}] {text}", end="", file=sys.stderr, flush=True)
+        self._done += 1
+
+    def clear(self) -> None:
+        if self._shown:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    names = [one.name for one in WORKLOADS]
+    parser = argparse.ArgumentParser(
+        prog="python -m bench",
+        description=(__doc__ or "").partition("\n")[0],
+        epilog="workloads: " + ", ".join(names),
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="few workloads and rounds; exit 1 beyond bounds.toml"
+    )
+    parser.add_argument("--only", nargs="+", metavar="WORKLOAD", choices=names, default=[])
+    parser.add_argument("--rounds", type=int, help=f"{ROUNDS}, or {QUICK_ROUNDS} with --quick")
+    parser.add_argument("--seconds", type=int, default=SECONDS, help="of each cell; default 1")
+    options = parser.parse_args(argv)
+    if options.rounds is None:
+        options.rounds = QUICK_ROUNDS if options.quick else ROUNDS
+    if options.rounds < 1 or options.seconds < 1:
+        parser.error("--rounds and --seconds are at least 1")
+    return options
+
+
+def chosen(only: Sequence[str], quick: bool) -> list[Workload]:
+    """In the order of the table."""
+    names = only or (QUICK if quick else [one.name for one in WORKLOADS])
+    return [one for one in WORKLOADS if one.name in names]
+
+
+def _about(options: argparse.Namespace, cores: int) -> dict[str, str]:
+    def first_line(*command: str) -> str:
+        try:
+            done = subprocess.run(
+                command, cwd=ROOT, capture_output=True, text=True, timeout=10, check=False
+            )
+        except OSError:
+            return ""
+        return (done.stdout + done.stderr).partition("\n")[0].strip()
+
+    model = [
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    ]
+    about = {
+        "run": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {options.rounds} rounds of "
+        f"{options.seconds} s, interleaved",
+        "machine": f"{cores} cores, {model[0] if model else platform.machine()}, "
+        f"Linux {platform.release()}",
+        "fastlb": f"{first_line('git', 'describe', '--always', '--dirty') or 'no git'}, "
+        f"Python {platform.python_version()}",
+    }
+    for name, flag in (("nginx", "-v"), ("haproxy", "-v"), ("caddy", "version")):
+        if path := find_program(name):
+            about[name] = first_line(path, flag)
+    return about
+
+
+def _warn_of_others() -> None:
+    busy = psutil.cpu_percent(1.0)
+    if busy > BUSY_PERCENT:
+        print(f"warning: the machine is {busy:.0f} % busy with something else; figures will be off")
+
+
+def _write(results: Sequence[Result], about: dict[str, str], latest: bool) -> Path:
+    """A folder of this run; a whole run's is copied to latest.json, latest.md and latest-*.svg."""
+    folder = RESULTS / f"{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    folder.mkdir(parents=True)
+    places = [(folder, "results", "")] + [(RESULTS, "latest", "latest-")] * latest
+    for where, name, prefix in places:
+        try:
+            drawn = plots.draw(results, where, prefix)
+        except ImportError:
+            drawn = []
+            print("no plots: matplotlib is not installed (pip install -e '.[bench]')")
+        text = json.dumps({"about": about, "results": [as_plain(one) for one in results]}, indent=1)
+        (where / f"{name}.json").write_text(text + "\n")
+        (where / f"{name}.md").write_text(markdown(results, about, drawn))
+    return folder
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    options = _arguments(argv)
+    # An end by signal must end the proxies and targets, too.
+    signal.signal(signal.SIGTERM, _stop)
+    for program, package in REQUIRED.items():
+        if find_program(program) is None:
+            print(f"{program} is not installed (Debian: {package}); nothing can be measured")
+            return 1
+    cores = cores_of(sorted(os.sched_getaffinity(0)))
+    workloads = chosen(options.only, options.quick)
+    no_proxy = not options.quick
+    people = {one.name: contestants(one, no_proxy, missing) for one in workloads}
+    about = _about(options, cores.count)
+    print("\n".join(f"{name}: {text}" for name, text in about.items()))
+    for why in sorted({why for _, skipped in people.values() for why in skipped.values()}):
+        print(f"skipped: {why}")
+    _warn_of_others()
+    progress = Progress(sum(len(who) for who, _ in people.values()) * options.rounds)
+    results = []
+    for workload in workloads:
+
+        def step(number: int, contestant: str, workload: Workload = workload) -> None:
+            progress.step(f"{workload.title} · round {number} of {options.rounds} · {contestant}")
+
+        result = run_workload(workload, cores, options.rounds, options.seconds, no_proxy, step)
+        results.append(result)
+        progress.clear()
+        print(f"\n{workload.title} ({workload.name})")
+        print(as_table(workload_rows(result)))
+        for line in remarks(result):
+            print(f"  {line}")
+        sys.stdout.flush()
+    print(f"\n{as_table(summary_rows(results))}")
+    print(f"* {LOAD_BOUND}")
+    folder = _write(results, about, latest=not options.quick and not options.only)
+    print(f"\nwritten: {os.path.relpath(folder)}")
+    failed = [f"{one.workload.name}: {name}" for one in results for name in one.failures]
+    beyond = bounds.worse(results, bounds.load()) if options.quick else []
+    for line in beyond:
+        print(f"worse than its bound: {line}")
+    if failed:
+        print(f"failed: {'; '.join(failed)}")
+    return 1 if failed or beyond else 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except BenchError as error:
+        sys.exit(f"error: {error}")
