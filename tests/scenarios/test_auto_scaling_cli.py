@@ -158,8 +158,9 @@ def test_following_ends_cleanly(start_fastlb: Callable[..., FastlbProcess], tmp_
         interrupted.send_signal(signal.SIGINT)
         assert interrupted.wait(30) == 130
         assert "Traceback" not in outs[0].read_text()
-        fastlb.stop()
+        fastlb.process.terminate()
         assert left.wait(30) == 1
+        fastlb.stop()
         assert 'fastlb: the supervisor of instance "t" has gone' in outs[1].read_text()
     finally:
         for one in following:
