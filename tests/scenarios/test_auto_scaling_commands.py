@@ -71,7 +71,9 @@ def test_who_has_requests_goes_last_and_who_is_protected_not_at_all(
     fastlb.ask("scale", desired=3)
     three = fastlb.wait_steady(3)
     slow = start_load(fastlb.port, connections=1, path="/slow?ms=900", count=1)
-    wait_until(lambda: any(one["in_flight"] for one in fastlb.instances().values()), 30, "a request")
+    wait_until(
+        lambda: any(one["in_flight"] for one in fastlb.instances().values()), 30, "a request"
+    )
     (busy,) = [id for id, one in fastlb.instances().items() if one["in_flight"]]
     protected = next(id for id in three if id != busy)
     fastlb.ask("protect", instance=protected)

@@ -170,7 +170,9 @@ def test_scaled_to_zero_and_standby_are_remembered(run_root: Path) -> None:
         first.wait_activity("standby", "in standby")
         first.ask("suspend", process="launch")
         first.ask("scale", desired=0)
-        wait_until(lambda: first.group()["in_service"] == first.group()["draining"] == 0, 30, "zero")
+        wait_until(
+            lambda: first.group()["in_service"] == first.group()["draining"] == 0, 30, "zero"
+        )
         first.kill_supervisor()
         with again(first, run_root) as second:
             group = second.group()

@@ -476,7 +476,9 @@ def test_a_target_that_refuses_an_expectation_is_heard_at_once(
         # Whether the body comes is open for ever: neither connection can be used again.
         assert one.fields("connection") == ["close"]
         assert client.rest() == b""
-    wait_until(lambda: way.target.connections[0].ended.is_set(), 30, "the target's connection ended")
+    wait_until(
+        lambda: way.target.connections[0].ended.is_set(), 30, "the target's connection ended"
+    )
     no_more_in_flight(way)
 
 
@@ -586,7 +588,9 @@ def test_an_answer_before_the_body_is_complete(stage: HttpStage) -> None:
         assert one.fields("connection") == ["close"]
         client.send([b"y" * 990, way.request("/smuggled")])
         assert client.rest() == b""
-    wait_until(lambda: way.target.connections[0].ended.is_set(), 30, "the target's connection ended")
+    wait_until(
+        lambda: way.target.connections[0].ended.is_set(), 30, "the target's connection ended"
+    )
     assert b"smuggled" not in way.target.connections[0].received
     assert len(way.target.connections) == 1
 

@@ -187,7 +187,9 @@ def test_a_request_is_sent_on_before_its_body_is_complete(stage: HttpStage) -> N
     way = stage.take()
 
     def wait_for(piece: bytes) -> None:
-        wait_until(lambda: any(piece in c.received for c in way.target.connections), 30, every=0.001)
+        wait_until(
+            lambda: any(piece in c.received for c in way.target.connections), 30, every=0.001
+        )
 
     with RawClient(stage.port) as client:
         client.send([way.request("/", "Transfer-Encoding: chunked", method="POST")])
