@@ -527,14 +527,14 @@ def idle_closes(
 
 
 def test_idle_connections_that_a_target_closes_are_never_a_502(run_root: Path) -> None:
-    closed, result = idle_closes(run_root, "GET", 2.5, 0.05, 0.3)
+    closed, result = idle_closes(run_root, "GET", 1.5, 0.05, 0.3)
     assert closed > 20
     assert result.failed == 0, result
 
 
 def test_idle_connections_that_a_target_closes_and_posts(run_root: Path) -> None:
     """A POST is not sent twice; the kernel is asked first, which leaves a gap of microseconds."""
-    closed, result = idle_closes(run_root, "POST", 2.5, 0.05, 0.3)
+    closed, result = idle_closes(run_root, "POST", 1.5, 0.05, 0.3)
     assert closed > 20
     assert result.failed <= max(2, result.requests // 200), result
 
