@@ -137,6 +137,6 @@ def field_values(raw: bytes, name: str) -> list[str]:
     return Answer(0, raw.partition(b"\r\n\r\n")[0] + b"\r\n").fields(name)
 
 
-def no_more_in_flight(way: Way, seconds: float = 5.0) -> None:
+def no_more_in_flight(way: Way, seconds: float = 30.0) -> None:
     """Until fastlb counts nothing as in flight on the way's target."""
     wait_until(lambda: way.in_flight == 0, seconds, f"nothing in flight on {way.name}")

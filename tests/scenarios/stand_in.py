@@ -2,7 +2,7 @@
 
 The worker honours all that the supervisor asks of one: the table's slots, the pipe, the drain and
 the takeover socket. On a connection each line is answered by the worker's pid; `slow 0.5` is
-answered that many seconds later. With FASTLB_TEST_CRASH naming a file, the workers whose
+answered that many seconds later, and `until /path` when there is such a file. With FASTLB_TEST_CRASH naming a file, the workers whose
 indexes are in it end at their start.
 """
 
@@ -200,8 +200,16 @@ class Connection:
         delay = float(line.split()[1]) if line.startswith("slow") else 0
         if delay:
             self.loop.call_later(delay, self.answer)
+        elif line.startswith("until"):
+            self.answer_once_there(line.split()[1])
         else:
             self.answer()
+
+    def answer_once_there(self, path: str) -> None:
+        if os.path.exists(path):
+            self.answer()
+        else:
+            self.loop.call_later(0.02, self.answer_once_there, path)
 
     def answer(self) -> None:
         self.busy -= 1
@@ -233,7 +241,7 @@ class Connection:
 Found = TypeVar("Found")
 
 
-def wait_until(what: Callable[[], Found], why: str, seconds: float = 10.0) -> Found:
+def wait_until(what: Callable[[], Found], why: str, seconds: float = 30.0) -> Found:
     """The first true result of `what`; AssertionError with `why` after `seconds`."""
     deadline = time.monotonic() + seconds
     while True:
@@ -306,7 +314,7 @@ class Instance:
 
     def status(self) -> dict[str, Any]:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
-            client.settimeout(5)
+            client.settimeout(30)
             client.connect(str(self.run_dir / "control.sock"))
             client.sendall(b'{"command": "status"}\n')
             with client.makefile("rb") as lines:
@@ -332,7 +340,7 @@ class Instance:
             settled = all(w["state"] == "running" and w["slots"] for w in status["workers"])
             return status if settled else None
 
-        return wait_until(ready, "all workers run", 20)
+        return wait_until(ready, "all workers run", 30)
 
     @property
     def port(self) -> int:
@@ -341,13 +349,13 @@ class Instance:
 
     def kill_supervisor(self) -> None:
         self.process.send_signal(signal.SIGKILL)
-        assert self.process.wait(time.monotonic() + 5) == -signal.SIGKILL
+        assert self.process.wait(time.monotonic() + 30) == -signal.SIGKILL
 
 
 class Client:
     """One connection to the instance."""
 
-    def __init__(self, port: int, seconds: float = 10.0) -> None:
+    def __init__(self, port: int, seconds: float = 30.0) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), seconds)
 
     def send(self, line: str = "who") -> Client:

@@ -105,7 +105,7 @@ def test_a_deploy_that_fails_is_told(
 ) -> None:
     path = tmp_path / "fastlb.toml"
     fastlb = started(start_fastlb, path, DEMO)
-    wait_until(lambda: group_of(fastlb)["steady"], 20, "the first instance")
+    wait_until(lambda: group_of(fastlb)["steady"], 30, "the first instance")
     write(path, BROKEN)
     done = typed(fastlb, "reload", "--wait")
     assert done.returncode == 1
@@ -132,7 +132,7 @@ def test_an_app_that_never_comes_up_ends_the_wait(
 
 def test_following_ends_cleanly(start_fastlb: Callable[..., FastlbProcess], tmp_path: Path) -> None:
     fastlb = started(start_fastlb, tmp_path / "fastlb.toml", DEMO)
-    wait_until(lambda: group_of(fastlb)["steady"], 20, "the first instance")
+    wait_until(lambda: group_of(fastlb)["steady"], 30, "the first instance")
     outs = [tmp_path / name for name in ("one", "two")]
     following = []
     for path in outs:
@@ -149,17 +149,17 @@ def test_following_ends_cleanly(start_fastlb: Callable[..., FastlbProcess], tmp_
     interrupted, left = following
     try:
         for path in outs:
-            wait_until(lambda path=path: "launch i-" in path.read_text(), 20, "what was there")
+            wait_until(lambda path=path: "launch i-" in path.read_text(), 30, "what was there")
         assert typed(fastlb, "scale", "2", "--wait").returncode == 0
         for path in outs:
             wait_until(
-                lambda path=path: path.read_text().count("in service after") == 2, 20, "its end"
+                lambda path=path: path.read_text().count("in service after") == 2, 30, "its end"
             )
         interrupted.send_signal(signal.SIGINT)
-        assert interrupted.wait(10) == 130
+        assert interrupted.wait(30) == 130
         assert "Traceback" not in outs[0].read_text()
         fastlb.stop()
-        assert left.wait(10) == 1
+        assert left.wait(30) == 1
         assert 'fastlb: the supervisor of instance "t" has gone' in outs[1].read_text()
     finally:
         for one in following:

@@ -103,7 +103,7 @@ def test_none_of_them_leaves_a_process(failing: ScaledFastlb) -> None:
         }
         return marks - living == {None}
 
-    wait_until(nobody, 5, "all that failed has ended")
+    wait_until(nobody, 30, "all that failed has ended")
 
 
 def test_requests_for_it_are_refused_with_a_reason(run_root: Path) -> None:
@@ -149,7 +149,7 @@ def test_a_crash_is_replaced_and_nobody_notices(fastlb: ScaledFastlb, load: Load
     assert len(family) == 2
     os.kill(one["pid"], signal.SIGKILL)
     gone(family)
-    wait_until(lambda: id not in fastlb.instances(), 5, "its end is seen")
+    wait_until(lambda: id not in fastlb.instances(), 30, "its end is seen")
     fastlb.wait_steady(2)
     nothing_failed(load)
     entry = fastlb.wait_activity(f"lost {id}")
@@ -160,7 +160,7 @@ def test_all_crash_and_nobody_notices(fastlb: ScaledFastlb, load: LoadClient) ->
     before = fastlb.pids()
     for pid in before:
         os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not set(before) & set(fastlb.pids()), 5, "their end is seen")
+    wait_until(lambda: not set(before) & set(fastlb.pids()), 30, "their end is seen")
     fastlb.wait_steady(2)
     nothing_failed(load)
 
@@ -173,7 +173,7 @@ def new_before_old(fastlb: ScaledFastlb, old: str, cause: str, count: int = 2) -
         assert group["in_service"] >= count, group
         return old not in {one["id"] for one in group["instances"]}
 
-    wait_until(replaced, 10, f"{old} is replaced")
+    wait_until(replaced, 30, f"{old} is replaced")
     fastlb.wait_steady(count)
     assert cause in fastlb.wait_activity(f"terminate {old}")["cause"]
 
@@ -208,7 +208,7 @@ def test_the_only_one_is_unhealthy(run_root: Path, start_load: Start) -> None:
 def test_one_that_hangs_is_replaced(fastlb: ScaledFastlb, load: LoadClient) -> None:
     id, one = next(iter(fastlb.instances().items()))
     os.kill(one["pid"], signal.SIGSTOP)
-    wait_until(lambda: id not in fastlb.instances(state=None), 15, f"{id} is replaced")
+    wait_until(lambda: id not in fastlb.instances(state=None), 30, f"{id} is replaced")
     assert not alive(one["pid"])
     fastlb.wait_steady(2)
     nothing_failed(load)
@@ -251,9 +251,9 @@ def test_a_second_signal_ends_them_at_once(run_root: Path) -> None:
         fastlb.ask("standby", instance=next(iter(fastlb.instances())), replace=True)
         fastlb.wait_steady(1)
         fastlb.ask("scale", desired=2)
-        wait_until(lambda: len(fastlb.group()["instances"]) == 3, 5, "another is launched")
+        wait_until(lambda: len(fastlb.group()["instances"]) == 3, 30, "another is launched")
         fastlb.process.terminate()
-        wait_until(lambda: "ended with status 0" in fastlb.log(), 5, "the worker has ended")
+        wait_until(lambda: "ended with status 0" in fastlb.log(), 30, "the worker has ended")
         fastlb.stop(5, signal.SIGQUIT)
 
 
@@ -261,7 +261,7 @@ def test_a_second_signal_ends_them_at_once(run_root: Path) -> None:
 
 
 def test_a_crash_loop_is_quarantined_loudly(failing: ScaledFastlb) -> None:
-    wait_until(lambda: failing.group("crash")["quarantined"], 10, "the quarantine")
+    wait_until(lambda: failing.group("crash")["quarantined"], 30, "the quarantine")
     entries = [one for one in failing.activity("crash") if one["what"].startswith("launch")]
     assert len(entries) >= 5
     entries = entries[:5]
@@ -269,8 +269,8 @@ def test_a_crash_loop_is_quarantined_loudly(failing: ScaledFastlb) -> None:
     assert "a setting that it needs is missing" in entries[0]["outcome"]
     pauses = [later["at"] - earlier["ended"] for earlier, later in pairwise(entries)]
     for pause, least in zip(pauses, (0, 0.5, 1, 2), strict=True):
-        assert least - 0.1 <= pause < least + 0.7, pauses
-    blocked = wait_until(lambda: failing.group("crash")["blocked"], 5, "it waits for its next try")
+        assert least - 0.1 <= pause < least + 2, pauses
+    blocked = wait_until(lambda: failing.group("crash")["blocked"], 30, "it waits for its next try")
     said = re.search(
         r"failed (\d+) times in a row and is quarantined, next try in (.+) s; last: i-", blocked
     )

@@ -129,12 +129,12 @@ def test_it_has_a_process_group_a_niceness_cores_and_limits(fastlb: ScaledFastlb
 
 def test_its_output_is_in_the_log_with_its_id(fastlb: ScaledFastlb) -> None:
     (id,) = fastlb.instances()
-    wait_until(lambda: f"{id}: of-{id} (pid" in fastlb.log(), 5, "a line of the instance")
+    wait_until(lambda: f"{id}: of-{id} (pid" in fastlb.log(), 30, "a line of the instance")
 
 
 def test_its_output_goes_to_files_that_are_rotated(fastlb: ScaledFastlb, logs: Path) -> None:
     (id,) = fastlb.instances("files")
-    wait_until((logs / f"{id}.log.2").exists, 10, "the second rotation")
+    wait_until((logs / f"{id}.log.2").exists, 30, "the second rotation")
     found = sorted(path.name for path in logs.iterdir())
     assert found == [f"{id}.log", f"{id}.log.1", f"{id}.log.2"]
     assert all(path.stat().st_size <= 4096 + 200 for path in logs.glob("*.log.*"))
@@ -175,5 +175,5 @@ def test_a_command_after_two_dashes_is_a_group(run_root: Path) -> None:
     arguments = ["--warmup", "0.2s", "--stop-timeout", "0.5s", "--max", "2", "--"]
     command = [*DEMO, "--fork", "2", "--ignore-term"]
     with FastlbProcess(run_root, *arguments, *command) as fastlb:
-        wait_until(lambda: httpx.get(fastlb.url).status_code == 200, 10, "an answer")
+        wait_until(lambda: httpx.get(fastlb.url).status_code == 200, 30, "an answer")
         fastlb.stop()

@@ -54,7 +54,7 @@ def test_to_a_good_version(fastlb: ScaledFastlb, load: LoadClient) -> None:
     result = load.stop()
     assert not result.failures, result
     assert set(result.by_target) == {"good", "better"}
-    assert result.max_latency < 1, result
+    assert result.max_latency < 3, result
     group = fastlb.group()
     assert group["version"] == group["configured_version"]
 
@@ -113,9 +113,9 @@ def test_a_checkpoint_and_a_rollback_by_hand(fastlb: ScaledFastlb, load: LoadCli
     steps = {"checkpoints": [50], "checkpoint_delay": "1h"}
     fastlb.reload(web("--version", "better", refresh=steps))
     wait_until(
-        lambda: (fastlb.group()["refresh"] or {}).get("phase") == "waiting", 10, "checkpoint"
+        lambda: (fastlb.group()["refresh"] or {}).get("phase") == "waiting", 30, "checkpoint"
     )
-    wait_until(lambda: fastlb.group()["draining"] == 0, 5, "the first old one has gone")
+    wait_until(lambda: fastlb.group()["draining"] == 0, 30, "the first old one has gone")
     group = fastlb.group()
     assert sorted(one["version"] == group["version"] for one in group["instances"]) == [False, True]
     assert group["refresh"]["left"] == 1
@@ -135,7 +135,7 @@ def test_a_cancelled_one_stays_as_it_is(fastlb: ScaledFastlb, load: LoadClient) 
     steps = {"checkpoints": [50], "checkpoint_delay": "1h"}
     fastlb.reload(web("--version", "better", refresh=steps))
     wait_until(
-        lambda: (fastlb.group()["refresh"] or {}).get("phase") == "waiting", 10, "checkpoint"
+        lambda: (fastlb.group()["refresh"] or {}).get("phase") == "waiting", 30, "checkpoint"
     )
     fastlb.ask("refresh", action="cancel")
     two = fastlb.wait_steady(2)
@@ -168,7 +168,7 @@ def test_scaling_and_a_crash_meanwhile(fastlb: ScaledFastlb, load: LoadClient) -
     fastlb.reload(web("--version", "better", "--start-delay", "0.3"))
     fastlb.ask("scale", desired=4)
     os.kill(fastlb.pids()[0], signal.SIGKILL)
-    fastlb.wait_activity("instance refresh", "done", seconds=15)
+    fastlb.wait_activity("instance refresh", "done")
     four = fastlb.wait_steady(4)
     assert len({one["version"] for one in four.values()}) == 1
     fastlb.ask("scale", desired=2)

@@ -39,7 +39,7 @@ def test_no_slow_request_is_lost_with_its_killed_target(run_root: Path) -> None:
             client.start()
         wait_until(
             lambda: sum(one["in_flight"] for one in fastlb.targets().values()) == 40,
-            10,
+            30,
             "all requests are in flight",
         )
         b.kill()
@@ -55,7 +55,7 @@ def test_empty_lines_hold_nobody_up(run_root: Path) -> None:
             began = time.monotonic()
             flood.send([b"\r\n" * 500_000])
             assert exchange(fastlb.port, get(fastlb.port, "/")).status == 200
-            assert time.monotonic() - began < 1.0
+            assert time.monotonic() - began < 3.0
             assert flood.answer().status == 400
 
 
@@ -121,7 +121,7 @@ def test_the_log_of_a_failure_names_target_time_and_request(run_root: Path) -> N
         refused = exchange(fastlb.port, b"TRACE /t HTTP/1.1\r\nHost: a.test\r\n\r\n")
         assert refused.status == 405
         assert refused.fields("date")
-        wait_until(lambda: path.read_text().count("\n") == 2, 10, "both lines are written")
+        wait_until(lambda: path.read_text().count("\n") == 2, 30, "both lines are written")
         slow, trace = map(json.loads, path.read_text().splitlines())
     assert (slow["status"], slow["target"]) == (504, str(target))
     assert slow["duration_ms"] >= 300

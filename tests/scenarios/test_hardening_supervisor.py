@@ -36,7 +36,7 @@ def test_an_access_log_that_cannot_be_opened_is_a_start_error(
     path = tmp_path / "none" / "a.log"
     fastlb = FastlbProcess(run_root, "--access-log", str(path), targets=["127.0.0.1:9"], wait=False)
     with fastlb:
-        assert fastlb.process.wait(20) == 1
+        assert fastlb.process.wait(30) == 1
         said = f"fastlb: access_log: cannot open '{path}': No such file or directory\n"
         assert fastlb.log() == said
     with pytest.raises(FastlbError, match="Is a directory"):
@@ -71,7 +71,7 @@ def test_closed_standard_files_are_no_sockets(tmp_path: Path) -> None:
         "str([(os.readlink(f'/proc/self/fd/{n}'), os.get_inheritable(n)) for n in range(3)]))\n"
     )
     child = ChildProcess([sys.executable, "-c", code], env={"PYTHONPATH": str(REPOSITORY)})
-    assert child.wait(time.monotonic() + 10) == 0
+    assert child.wait(time.monotonic() + 30) == 0
     assert (tmp_path / "found").read_text() == str([("/dev/null", True)] * 3)
 
 
@@ -126,8 +126,8 @@ def test_sigusr_is_no_end_and_sigquit_ends_at_once(tmp_path: Path) -> None:
         wait_until(lambda: sum(one["connections"] for one in instance.workers()), "it is accepted")
         began = time.monotonic()
         instance.process.send_signal(signal.SIGQUIT)
-        assert instance.process.wait(time.monotonic() + 10) == 0
-        assert time.monotonic() - began < 5
+        assert instance.process.wait(time.monotonic() + 30) == 0
+        assert time.monotonic() - began < 15
         wait_until(lambda: not any(map(alive, pids)), "no process is left")
         assert not (tmp_path / "t").exists()
         busy.close()
@@ -149,10 +149,10 @@ def test_the_end_of_its_terminal_ends_an_instance(run_root: Path) -> None:
     )
     os.close(inside)
     try:
-        wait_until((run_root / "t" / "control.sock").exists, "it runs", 20)
+        wait_until((run_root / "t" / "control.sock").exists, "it runs", 30)
         os.close(terminal)
         process.send_signal(signal.SIGHUP)
-        assert process.wait(20) == 0
+        assert process.wait(30) == 0
         assert not (run_root / "t").exists()
     finally:
         if process.poll() is None:
@@ -169,7 +169,7 @@ def test_a_drain_says_what_it_waits_for_and_what_it_cuts(tmp_path: Path) -> None
         busy = Client(instance.port).send("slow 60")
         wait_until(lambda: sum(one["connections"] for one in instance.workers()), "it is accepted")
         instance.process.send_signal(signal.SIGTERM)
-        assert instance.process.wait(time.monotonic() + 10) == 0
+        assert instance.process.wait(time.monotonic() + 30) == 0
         assert "draining: at most 0.4 s for 0 requests on 1 connection" in instance.log
         cut = "the drain time-out of 0.4 s is over (--drain-timeout): cut 0 requests on 1 conn"
         assert cut in instance.log
@@ -180,7 +180,7 @@ def test_a_stop_in_the_midst_of_the_start_is_no_error(tmp_path: Path) -> None:
     with Instance(tmp_path) as instance:
         wait_until(lambda: "listening on" in instance.log, "it starts")
         instance.process.send_signal(signal.SIGTERM)
-        assert instance.process.wait(time.monotonic() + 10) == 0
+        assert instance.process.wait(time.monotonic() + 30) == 0
         assert "ERROR" not in instance.log
 
 
@@ -195,12 +195,12 @@ def test_a_removed_folder_is_made_anew(tmp_path: Path) -> None:
         wait_until(lambda: "were removed: made anew" in instance.log, "it says so")
         assert instance.status()["pid"] == instance.process.pid
         with Instance(tmp_path) as second:
-            assert second.process.wait(time.monotonic() + 10) == 1
+            assert second.process.wait(time.monotonic() + 30) == 1
             assert "an instance named 't' is running" in second.log
         assert ask_once(instance.port)
         assert instance.log.count("made anew") == 1
         instance.process.send_signal(signal.SIGTERM)
-        assert instance.process.wait(time.monotonic() + 10) == 0
+        assert instance.process.wait(time.monotonic() + 30) == 0
         assert not instance.run_dir.exists()
 
 
@@ -251,5 +251,5 @@ def test_a_stop_does_not_leave_an_orphan_that_hangs(tmp_path: Path) -> None:
         with Instance(tmp_path, listen=where, drain=30) as second:
             second.until_ready()
             second.process.send_signal(signal.SIGQUIT)
-            assert second.process.wait(time.monotonic() + 10) == 0
+            assert second.process.wait(time.monotonic() + 30) == 0
             wait_until(lambda: not alive(hung), "it is killed")

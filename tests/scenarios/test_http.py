@@ -246,13 +246,13 @@ def test_a_pipelined_slow_answer_holds_back_the_fast_one(stage: HttpStage) -> No
     def slow(target: RawConnection) -> None:
         target.read_request()
         asked.set()
-        assert release.wait(5)
+        assert release.wait(30)
         target.send(answer(b"slow"))
 
     first, second = stage.take(slow), stage.take()
     with RawClient(stage.port) as client:
         client.send([first.request() + second.request()])
-        assert asked.wait(5)
+        assert asked.wait(30)
         assert not second.target.requests
         release.set()
         assert client.answer().body == b"slow"
@@ -367,7 +367,7 @@ def test_an_answer_until_close_that_ends_with_a_reset_is_cut(stage: HttpStage) -
     def script(target: RawConnection) -> None:
         target.read_request()
         target.send(b"HTTP/1.0 200 OK\r\n\r\nabc")
-        assert begun.wait(5)
+        assert begun.wait(30)
         target.reset()
 
     way = stage.take(script)
@@ -451,7 +451,7 @@ def test_a_target_that_ignores_expect_gets_the_body_all_the_same(stage: HttpStag
     with RawClient(stage.port) as client:
         raw = way.request("/", "Expect: 100-continue", method="POST", body=b"body")
         client.send([raw[:-4]])
-        assert got_head.wait(5)
+        assert got_head.wait(30)
         client.send([b"body"])
         one = client.answer()
         assert (one.status, one.interim) == (200, [])
@@ -476,7 +476,9 @@ def test_a_target_that_refuses_an_expectation_is_heard_at_once(
         # Whether the body comes is open for ever: neither connection can be used again.
         assert one.fields("connection") == ["close"]
         assert client.rest() == b""
-    wait_until(lambda: way.target.connections[0].ended.is_set(), 5, "the target's connection ended")
+    wait_until(
+        lambda: way.target.connections[0].ended.is_set(), 30, "the target's connection ended"
+    )
     no_more_in_flight(way)
 
 
@@ -512,7 +514,7 @@ def test_early_hints_are_passed_on_before_the_answer(stage: HttpStage) -> None:
     def script(target: RawConnection) -> None:
         target.read_request()
         target.send(b"HTTP/1.1 103 Early Hints\r\nA: b\r\n\r\n")
-        assert seen.wait(5)
+        assert seen.wait(30)
         target.send(answer(b"page"))
 
     way = stage.take(script)
@@ -586,7 +588,9 @@ def test_an_answer_before_the_body_is_complete(stage: HttpStage) -> None:
         assert one.fields("connection") == ["close"]
         client.send([b"y" * 990, way.request("/smuggled")])
         assert client.rest() == b""
-    wait_until(lambda: way.target.connections[0].ended.is_set(), 5, "the target's connection ended")
+    wait_until(
+        lambda: way.target.connections[0].ended.is_set(), 30, "the target's connection ended"
+    )
     assert b"smuggled" not in way.target.connections[0].received
     assert len(way.target.connections) == 1
 
@@ -654,14 +658,14 @@ def test_a_half_closed_client_gets_a_late_answer(stage: HttpStage) -> None:
     def script(target: RawConnection) -> None:
         target.read_request()
         asked.set()
-        assert release.wait(5)
+        assert release.wait(30)
         target.send(answer(b"late"))
 
     way = stage.take(script)
     with RawClient(stage.port) as client:
         client.send([way.request()])
         client.finish()
-        assert asked.wait(5)
+        assert asked.wait(30)
         release.set()
         assert client.answer().body == b"late"
         assert client.rest() == b""
@@ -720,10 +724,10 @@ def test_a_client_that_vanishes_while_waiting_ends_the_targets_connection(
             client.send([way.request()])
             way.target.wait_requests(1)
             vanish(client)
-        wait_until(lambda: all(c.ended.is_set() for c in way.target.connections), 5, "all ended")
+        wait_until(lambda: all(c.ended.is_set() for c in way.target.connections), 30, "all ended")
         way.target.forget()
     no_more_in_flight(way)
-    wait_until(lambda: open_files(stage.worker()) <= files, 5, "no descriptor leaks")
+    wait_until(lambda: open_files(stage.worker()) <= files, 30, "no descriptor leaks")
 
 
 def test_a_client_that_closes_while_waiting_is_taken_for_half_closed(stage: HttpStage) -> None:
@@ -733,7 +737,7 @@ def test_a_client_that_closes_while_waiting_is_taken_for_half_closed(stage: Http
     def script(target: RawConnection) -> None:
         while True:
             raw = target.read_request()
-            assert release.wait(10)
+            assert release.wait(30)
             target.send(answer(b"x" * 1000, f"X-Seen: {request_target(raw)}"))
 
     way = stage.take(script)
@@ -749,7 +753,7 @@ def test_a_client_that_closes_while_waiting_is_taken_for_half_closed(stage: Http
             client.send([way.request(f"/{n}")])
             assert client.answer().fields("x-seen") == [way.path(f"/{n}")]
     # The clients are gone; the target's twenty connections may wait in the pool.
-    wait_until(lambda: open_files(stage.worker()) <= files + 20, 5, "no descriptor leaks")
+    wait_until(lambda: open_files(stage.worker()) <= files + 20, 30, "no descriptor leaks")
 
 
 def test_a_client_that_vanishes_inside_the_answer_ends_the_targets_connection(
@@ -767,7 +771,7 @@ def test_a_client_that_vanishes_inside_the_answer_ends_the_targets_connection(
             client.send([way.request()])
             client._until(b"\r\n\r\n")
             end(client)
-    wait_until(lambda: all(c.ended.is_set() for c in way.target.connections), 5, "all ended")
+    wait_until(lambda: all(c.ended.is_set() for c in way.target.connections), 30, "all ended")
     assert len(way.target.connections) == 2
     no_more_in_flight(way)
 
@@ -779,10 +783,10 @@ def test_a_client_that_vanishes_inside_its_body_ends_the_targets_connection(
     with RawClient(stage.port) as client:
         client.send([way.request("/", "Content-Length: 1000", method="POST") + b"abc"])
         wait_until(
-            lambda: way.target.connections and b"abc" in way.target.connections[0].received, 5
+            lambda: way.target.connections and b"abc" in way.target.connections[0].received, 30
         )
         vanish(client)
-    wait_until(lambda: way.target.connections[0].ended.is_set(), 5, "ended")
+    wait_until(lambda: way.target.connections[0].ended.is_set(), 30, "ended")
     assert not way.target.requests
     no_more_in_flight(way)
 

@@ -138,13 +138,13 @@ def test_every_piece_of_an_answer_is_flushed_at_once(stage: HttpStage) -> None:
         target.send(b"HTTP/1.1 200 OK\r\n")
         target.send(b"Transfer-Encoding: chunked\r\n\r\n")
         for n in range(100):
-            assert go.acquire(timeout=5)
+            assert go.acquire(timeout=30)
             target.send(b"6\r\n%06d\r\n" % n)
         target.send(b"0\r\n\r\n")
         target.read_request()
         target.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n")
         for n in range(100):
-            assert go.acquire(timeout=5)
+            assert go.acquire(timeout=30)
             target.send(b"%d" % (n % 10))
 
     way = stage.take(script)
@@ -170,7 +170,7 @@ def test_long_polling_clients_are_answered_when_the_target_answers(stage: HttpSt
     def script(target: RawConnection) -> None:
         while True:
             target.read_request()
-            assert news.wait(10)
+            assert news.wait(30)
             target.send(answer(b"news"))
 
     way = stage.take(script)
@@ -187,7 +187,9 @@ def test_a_request_is_sent_on_before_its_body_is_complete(stage: HttpStage) -> N
     way = stage.take()
 
     def wait_for(piece: bytes) -> None:
-        wait_until(lambda: any(piece in c.received for c in way.target.connections), 5, every=0.001)
+        wait_until(
+            lambda: any(piece in c.received for c in way.target.connections), 30, every=0.001
+        )
 
     with RawClient(stage.port) as client:
         client.send([way.request("/", "Transfer-Encoding: chunked", method="POST")])
@@ -233,14 +235,14 @@ def test_slow_readers_of_huge_answers_never_grow_memory(stage: HttpStage, framin
         clients = [slow_client(stage.port, stack) for _ in range(count)]
         for client in clients:
             client.send([way.request()])
-        wait_until(sent.stands_still, 20, "the targets' sends get stuck")
+        wait_until(sent.stands_still, 30, "the targets' sends get stuck")
         assert sent.bytes > count * 65536
         grown = resident_bytes(worker) - before
         print(f"{count} slow readers, {framing}: {grown / count / 1024:.0f} KiB each")
         assert grown < count * BOUND
         # Nobody is forgotten: whoever reads on gets more.
         for client in clients:
-            client.socket.settimeout(10)
+            client.socket.settimeout(30)
             for _ in range(200):
                 assert client.socket.recv(65536)
         assert resident_bytes(worker) - before < count * BOUND
@@ -276,14 +278,14 @@ def test_slow_targets_of_huge_uploads_never_grow_memory(stage: HttpStage) -> Non
             stack.callback(client.socket.shutdown, socket.SHUT_RDWR)  # ends the thread's send
             threads[-1].start()
         stack.callback(release.set)
-        wait_until(sent.stands_still, 20, "the clients' sends get stuck")
+        wait_until(sent.stands_still, 30, "the clients' sends get stuck")
         assert sent.bytes > count * 65536
         grown = resident_bytes(worker) - before
         print(f"{count} slow targets: {grown / count / 1024:.0f} KiB each")
         assert grown < count * BOUND
         release.set()
         stuck_at = sent.bytes
-        wait_until(lambda: sent.bytes > stuck_at + count * MEGABYTE, 20, "it flows again")
+        wait_until(lambda: sent.bytes > stuck_at + count * MEGABYTE, 30, "it flows again")
         assert resident_bytes(worker) - before < count * BOUND
     assert taken.bytes
     no_more_in_flight(way)
@@ -320,7 +322,7 @@ def test_a_client_that_pipelines_and_does_not_read_never_grows_memory(
         clients = [slow_client(stage.port, stack) for _ in range(3)]
         for client in clients:
             client.send([way.request() * count])
-        wait_until(stuck, 20, "no more requests reach the target")
+        wait_until(stuck, 30, "no more requests reach the target")
         assert asked.bytes < 3 * count
         grown = resident_bytes(worker) - before
         print(f"3 clients that pipeline for {size} bytes: {grown / 3 / 1024:.0f} KiB each")
@@ -348,7 +350,7 @@ def test_a_slow_reader_that_half_closed_gets_all_pipelined_answers(stage: HttpSt
             asked.bytes = len(way.target.requests)
             return asked.stands_still()
 
-        wait_until(stuck, 20, "no more requests reach the target")
+        wait_until(stuck, 30, "no more requests reach the target")
         for _ in range(300):
             assert len(client.answer().body) == 60_000
         assert client.rest() == b""
@@ -396,7 +398,7 @@ def test_a_client_that_sends_ahead_without_end_is_not_read_on(stage: HttpStage) 
         thread = threading.Thread(target=pour_requests, args=(client, way.request(), sent))
         thread.start()
         try:
-            wait_until(sent.stands_still, 20, "the client's send gets stuck")
+            wait_until(sent.stands_still, 30, "the client's send gets stuck")
             assert resident_bytes(worker) - before < BOUND
             release.set()
             assert client.answer().status == 200

@@ -20,13 +20,13 @@ from tests.support.processes import alive, open_files, wait_until
 from tests.support.targets import DemoTarget
 
 from .test_failover import HTTP_CHECK, assert_all_well, balanced, wait_served
-from .test_worker_death import Probes
+from .test_worker_death import SOON, Probes
 
 
 def wait_answers(probes: Probes, more: int) -> None:
     """Until so many more new connections were answered: without a supervisor nobody else counts."""
     before = len(probes.taken)
-    wait_until(lambda: len(probes.taken) >= before + more, 15, f"{more} more answers")
+    wait_until(lambda: len(probes.taken) >= before + more, 30, f"{more} more answers")
 
 
 def test_workers_serve_on_without_a_supervisor_and_survive_a_targets_death(run_root: Path) -> None:
@@ -46,7 +46,7 @@ def test_workers_serve_on_without_a_supervisor_and_survive_a_targets_death(run_r
         result = load.stop()
         assert result.failed == 0, f"{result}\n{case.fastlb.log()}"
         wait_until(
-            lambda: "demo-0" in run_load(case.fastlb.port, count=60).by_target, 10, "demo-0 is back"
+            lambda: "demo-0" in run_load(case.fastlb.port, count=60).by_target, 30, "demo-0 is back"
         )
         assert probes.failures == []
 
@@ -71,7 +71,7 @@ def test_a_workers_death_without_a_supervisor_leaves_its_slot_served(run_root: P
         assert result.failed <= held, result
         assert all(began <= at for began, _ in probes.failures), (at, probes.failures)
         assert len(probes.failures) <= 4
-        assert probes.slowest_since(at) < 1.0
+        assert probes.slowest_since(at) < SOON
 
 
 def settled_files(fastlb: FastlbProcess) -> int:
@@ -123,7 +123,7 @@ def takeovers(root: Path, count: int, connections: int = 16) -> Takeovers:
             )
             times.append(time.monotonic() - began)
             began = time.monotonic()
-            wait_until(lambda pids=old: not any(map(alive, pids)), 20, "the end of the orphans")  # type: ignore[misc]
+            wait_until(lambda pids=old: not any(map(alive, pids)), 30, "the end of the orphans")  # type: ignore[misc]
             ended.append(time.monotonic() - began)
             assert "taking over from a supervisor that died: 2 orphaned" in current.log()
             if not files:
@@ -132,7 +132,7 @@ def takeovers(root: Path, count: int, connections: int = 16) -> Takeovers:
         result = load.stop()
         assert_all_well(current, result)
         # Whatever was taken over was let go again.
-        wait_until(lambda: open_files(current.pid) <= files[0], 5, f"at most {files} open files")
+        wait_until(lambda: open_files(current.pid) <= files[0], 30, f"at most {files} open files")
         states = {one["state"] for one in current.targets().values()}
         assert states == {"healthy"}, states
         slowest = max(took for _, took in probes.taken)
@@ -146,9 +146,9 @@ def takeovers(root: Path, count: int, connections: int = 16) -> Takeovers:
 def test_a_start_takes_over_without_a_refused_or_failed_request_again_and_again(
     run_root: Path,
 ) -> None:
-    found = takeovers(run_root, 4)
+    found = takeovers(run_root, 2)
     assert found.new_failures == []
-    assert found.slowest_new < 1.0
+    assert found.slowest_new < SOON
 
 
 def test_a_live_instance_is_not_taken_over(run_root: Path) -> None:
@@ -161,7 +161,7 @@ def test_a_live_instance_is_not_taken_over(run_root: Path) -> None:
             run_dir=case.fastlb.run_dir,
             wait=False,
         )
-        assert second.process.wait(10) == 1
+        assert second.process.wait(30) == 1
         text = second.log()
         assert re.search(rf"'t' is running \(pid {case.fastlb.pid}\)", text), text
         assert "Traceback" not in text

@@ -494,7 +494,7 @@ def test_bulk_leaves_others_their_turn(pumps: Pumps) -> None:
             for _ in range(50):
                 small.client.sendall(b"ping")
                 assert small.target.recv(10) == b"ping"
-            assert time.monotonic() - began < 5
+            assert time.monotonic() - began < 15
         finally:
             stop.set()
         flooding.result(PATIENCE)

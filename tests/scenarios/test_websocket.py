@@ -30,7 +30,7 @@ from tests.support.targets import DemoTarget
 
 MEGABYTE = 1 << 20
 IDLE_SECONDS = 0.8
-LATE = 1.5
+LATE = 5.0
 """What a busy machine may add to a timeout."""
 BOUND = 256 * 1024
 """Bytes that a tunnel may add to a worker's memory: a buffer of 64 KiB a direction, and what came with
@@ -81,7 +81,7 @@ def test_messages_in_fragments_and_pings(stage: HttpStage) -> None:
         ws.send(f"{n}," for n in range(100))
         assert ws.recv(5) == "".join(f"{n}," for n in range(100))
         for _ in range(20):
-            assert ws.ping().wait(5)
+            assert ws.ping().wait(30)
 
 
 @pytest.mark.parametrize("code", [1000, 1001, 4000])
@@ -133,9 +133,9 @@ def test_many_at_once_with_http_between(stage: HttpStage) -> None:
         assert await asyncio.gather(*tasks) == list(range(150))
 
     asyncio.run(run())
-    wait_until(lambda: open_files(stage.worker()) <= files + 2, 5, "descriptors come back")
+    wait_until(lambda: open_files(stage.worker()) <= files + 2, 30, "descriptors come back")
     group = stage.fastlb.targets("demo")
-    wait_until(lambda: not next(iter(group.values()))["in_flight"], 5, "nothing is in flight")
+    wait_until(lambda: not next(iter(group.values()))["in_flight"], 30, "nothing is in flight")
 
 
 def test_subprotocols_and_extensions_are_the_targets_business(stage: HttpStage) -> None:
@@ -158,7 +158,7 @@ def test_tunnels_are_spread_over_targets_and_end_their_counts(run_root: Path) ->
         for ws in sockets:
             ws.close()
         wait_until(
-            lambda: not any(one["in_flight"] for one in fastlb.targets().values()), 5, "all over"
+            lambda: not any(one["in_flight"] for one in fastlb.targets().values()), 30, "all over"
         )
         fastlb.stop()
 
@@ -299,7 +299,7 @@ def test_a_handshake_after_other_requests_on_the_same_connections(stage: HttpSta
     assert len(way.target.connections) == 1
     no_more_in_flight(way)
     # And the target's connection is no one else's afterwards.
-    wait_until(lambda: way.target.connections[0].ended.is_set(), 5, "the tunnel's end")
+    wait_until(lambda: way.target.connections[0].ended.is_set(), 30, "the tunnel's end")
     assert way.ask().status == 200
 
 
@@ -371,7 +371,7 @@ def test_a_vanished_client_ends_the_targets_side(stage: HttpStage) -> None:
     with RawClient(stage.port) as client:
         client.send([handshake(way)])
         assert client.answer().status == 101
-    wait_until(lambda: way.target.connections[0].ended.is_set(), 5, "the target's side ended")
+    wait_until(lambda: way.target.connections[0].ended.is_set(), 30, "the target's side ended")
     no_more_in_flight(way)
 
 
@@ -402,7 +402,7 @@ def test_slow_readers_of_tunnels_never_grow_memory(stage: HttpStage) -> None:
         for client in clients:
             client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 131072)
             client.socket.sendall(handshake(way))
-        wait_until(stands_still, 20, "the targets' sends get stuck")
+        wait_until(stands_still, 30, "the targets' sends get stuck")
         assert all(sent)
         grown = resident_bytes(stage.worker()) - before
         print(f"20 slow tunnels: {grown / 20 / 1024:.0f} KiB each")

@@ -27,7 +27,8 @@ from tests.support.targets import DemoTarget
 
 from .test_failover import HTTP_CHECK, assert_nothing_in_flight, balanced, wait_served
 
-REPLACED_WITHIN = 1.0
+SOON = 3.0
+"""Seconds. On a machine with nothing else to do it is one."""
 UNEVEN = 1.1
 
 
@@ -104,7 +105,7 @@ def kill_worker(fastlb: FastlbProcess, connections: int = 32) -> tuple[Death, Lo
             first = fastlb.status()["workers"][0]
             return bool(first["state"] == "running" and first["pid"] != pid)
 
-        wait_until(replaced, 10, "the replacement")
+        wait_until(replaced, 30, "the replacement")
         replaced_after = time.monotonic() - at
         wait_served(fastlb, 500)
         result = load.stop()
@@ -124,9 +125,9 @@ def kill_worker(fastlb: FastlbProcess, connections: int = 32) -> tuple[Death, Lo
 def test_a_killed_worker_costs_only_what_it_held(run_root: Path) -> None:
     with balanced(run_root, *HTTP_CHECK) as case:
         death, _ = kill_worker(case.fastlb)
-        assert death.replaced < REPLACED_WITHIN, case.fastlb.log()
+        assert death.replaced < SOON, case.fastlb.log()
         # Who queued at the dead worker was served by the other at once.
-        assert death.slowest_new < REPLACED_WITHIN, case.fastlb.log()
+        assert death.slowest_new < SOON, case.fastlb.log()
 
 
 def test_what_queues_at_a_hung_and_then_killed_worker_is_served(run_root: Path) -> None:
@@ -136,7 +137,7 @@ def test_what_queues_at_a_hung_and_then_killed_worker_is_served(run_root: Path) 
         with fastlb:
             fastlb.wait_states()
             _, waits = queued_at_dead_worker(fastlb, 60)
-            assert waits < REPLACED_WITHIN, fastlb.log()
+            assert waits < SOON, fastlb.log()
 
 
 def queued_at_dead_worker(fastlb: FastlbProcess, count: int) -> tuple[int, float]:
@@ -163,7 +164,7 @@ def queued_at_dead_worker(fastlb: FastlbProcess, count: int) -> tuple[int, float
                     continue
         return len(answered)
 
-    wait_until(lambda: look() >= count // 10, 5, "answers of the living worker")
+    wait_until(lambda: look() >= count // 10, 30, "answers of the living worker")
     quiet_since, seen = time.monotonic(), look()
     while time.monotonic() - quiet_since < 0.1:
         if look() != seen:
@@ -172,7 +173,7 @@ def queued_at_dead_worker(fastlb: FastlbProcess, count: int) -> tuple[int, float
     assert queued, "nothing queued at the stopped worker"
     os.kill(pid, signal.SIGKILL)
     at = time.monotonic()
-    wait_until(lambda: look() == count, 10, "all answers", every=0.001)
+    wait_until(lambda: look() == count, 30, "all answers", every=0.001)
     waited = time.monotonic() - at
     for one in clients:
         one.close()
@@ -206,7 +207,7 @@ def spread(fastlb: FastlbProcess, count: int, pause: float, asks: bool) -> float
         def counts() -> list[int]:
             return [one["connections"] for one in fastlb.status()["workers"]]
 
-        wait_until(lambda: sum(counts()) == count, 10, f"{count} connections are accepted")
+        wait_until(lambda: sum(counts()) == count, 30, f"{count} connections are accepted")
         found = counts()
         return max(found) / (sum(found) / len(found))
     finally:
@@ -240,7 +241,7 @@ def test_a_crash_looping_worker_is_restarted_ever_later(run_root: Path) -> None:
                     one = fastlb.status()["workers"][0]
                     return bool(one["state"] == "running" and one["pid"] != old)
 
-                wait_until(another, 10, "the replacement")
+                wait_until(another, 30, "the replacement")
             result = load.stop()
         assert result.failures.keys() <= {"reset", "closed", "cut"}, result
         assert fastlb.status()["workers"][0]["restarts"] == 4
@@ -290,5 +291,5 @@ def settled_files(fastlb: FastlbProcess) -> list[int]:
         pooled = sum(one["connections"] for one in fastlb.targets().values())
         return not pooled and not status["totals"]["connections"]
 
-    wait_until(nobody, 10, "no connection is left")
+    wait_until(nobody, 30, "no connection is left")
     return [open_files(pid) for pid in fastlb.worker_pids()]

@@ -118,7 +118,7 @@ class FastlbProcess:
     def status(self) -> dict[str, Any]:
         """The answer of the control socket; OSError while nobody listens there."""
         with socket.socket(socket.AF_UNIX) as one:
-            one.settimeout(5)
+            one.settimeout(30)
             one.connect(str(self.run_dir / self.name / "control.sock"))
             one.sendall(b'{"command":"status"}\n')
             pieces = []
@@ -157,7 +157,7 @@ class FastlbProcess:
             for target in one["targets"]
         }
 
-    def wait_states(self, state: str = "healthy", seconds: float = 10.0) -> None:
+    def wait_states(self, state: str = "healthy", seconds: float = 30.0) -> None:
         """Until every target is in one state."""
         wait_until(
             lambda: all(one["state"] == state for one in self.targets().values()),
@@ -165,7 +165,7 @@ class FastlbProcess:
             f"every target is {state}",
         )
 
-    def wait_state(self, address: object, state: str, seconds: float = 10.0) -> None:
+    def wait_state(self, address: object, state: str, seconds: float = 30.0) -> None:
         """Until one target is in a state."""
         wait_until(
             lambda: self.targets()[str(address)]["state"] == state, seconds, f"{address} {state}"
@@ -196,7 +196,7 @@ class FastlbProcess:
         log = self.log()
         assert status == 0, f"ended with status {status}:\n{log}"
         assert "Traceback" not in log, log
-        wait_until(lambda: not any(alive(pid) for pid in family), 5, f"the end of {family}")
+        wait_until(lambda: not any(alive(pid) for pid in family), 30, f"the end of {family}")
         left = processes_of(self.run_dir)
         assert not left, f"processes {left} are left:\n{log}"
         folder = self.run_dir / self.name

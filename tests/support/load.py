@@ -103,7 +103,7 @@ class LoadClient:
             if stream is not None:
                 stream.close()
 
-    def started(self, seconds: float = 15.0) -> LoadClient:
+    def started(self, seconds: float = 30.0) -> LoadClient:
         """Wait until the first request has its answer."""
         assert self.process.stdout is not None
         ready, _, _ = select.select([self.process.stdout], [], [], seconds)

@@ -19,7 +19,7 @@ RUN_DIR_VARIABLE = "FASTLB_RUN_DIR"
 
 
 def wait_until(
-    predicate: Callable[[], T], seconds: float = 10.0, what: str = "", every: float = 0.01
+    predicate: Callable[[], T], seconds: float = 30.0, what: str = "", every: float = 0.01
 ) -> T:
     """The first true value of `predicate`; AssertionError after `seconds`."""
     deadline = time.monotonic() + seconds
@@ -77,7 +77,7 @@ def kill_all(pids: list[int]) -> None:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
             continue
-    wait_until(lambda: not any(alive(pid) for pid in pids), 5, f"the end of {pids}")
+    wait_until(lambda: not any(alive(pid) for pid in pids), 30, f"the end of {pids}")
 
 
 def shared_memory_names() -> set[str]:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-WAIT_SECONDS = 5.0
+WAIT_SECONDS = 30.0
 
 
 @dataclass(slots=True)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 
 RESET = struct.pack("ii", 1, 0)
-WAIT_SECONDS = 10.0
+WAIT_SECONDS = 30.0
 
 
 class Closed(Exception):

@@ -104,7 +104,7 @@ class ScaledFastlb(FastlbProcess):
         return [one["pid"] for one in self.instances(name).values()]
 
     def wait_steady(
-        self, count: int | None = None, name: str = "web", seconds: float = 8.0
+        self, count: int | None = None, name: str = "web", seconds: float = 30.0
     ) -> dict[str, Any]:
         """Until nobody comes or goes, and `count` are in service; these by id."""
 
@@ -125,7 +125,7 @@ class ScaledFastlb(FastlbProcess):
         self._forgotten = entries[-1]["number"] if entries else 0
 
     def wait_activity(
-        self, what: str, outcome: str = "", name: str = "web", seconds: float = 10.0
+        self, what: str, outcome: str = "", name: str = "web", seconds: float = 30.0
     ) -> dict[str, Any]:
         """The last activity that begins with `what`, and has `outcome` in what became of it."""
 
@@ -177,7 +177,7 @@ def group_members(group: int) -> list[int]:
     return found
 
 
-def gone(pids: Iterable[int], seconds: float = 5.0) -> None:
+def gone(pids: Iterable[int], seconds: float = 30.0) -> None:
     """Wait until all of them have ended."""
     wanted = list(pids)
     wait_until(lambda: not any(alive(pid) for pid in wanted), seconds, f"the end of {wanted}")

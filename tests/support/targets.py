@@ -101,7 +101,7 @@ class TargetProcess:
             self.process.stdin.close()
         self.process = None
 
-    def terminate(self, seconds: float = 10.0) -> None:
+    def terminate(self, seconds: float = 30.0) -> None:
         """TERM, and wait for the end."""
         assert self.process is not None
         self.process.terminate()

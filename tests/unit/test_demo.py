@@ -219,9 +219,9 @@ def test_where_it_listens_may_stand_in_the_environment(
     for process in (nowhere.process, wrong.process):
         assert process.wait(20) == 2
     assert "nowhere to listen: give --uds PATH" in nowhere.output.read_text()
-    wait_until(lambda: answers(on_socket.path), 20)
+    wait_until(lambda: answers(on_socket.path), 30)
     assert on_socket.get("/").status_code == 200
-    wait_until(lambda: listens(port), 20)
+    wait_until(lambda: listens(port), 30)
     assert f"pid {on_port.pid}" in httpx.get(f"http://127.0.0.1:{port}/").text
 
 
@@ -234,7 +234,7 @@ def test_versions_health_and_failures_from_the_start(
     start_worker: Callable[..., DemoWorker],
 ) -> None:
     worker = start_worker("--version", "v2", "--health-status", "503", "--fail", "500")
-    wait_until(lambda: answers(worker.path), 20)
+    wait_until(lambda: answers(worker.path), 30)
     health = worker.get("/health")
     assert (health.status_code, health.text) == (503, "unwell\n")
     answer = worker.get("/")
@@ -255,14 +255,14 @@ def test_a_crash_at_start_and_a_status_that_is_none(
 
 def test_a_slow_start_that_prints_meanwhile(start_worker: Callable[..., DemoWorker]) -> None:
     worker = start_worker("--start-delay", "0.5", "--print-every", "0.05")
-    wait_until(lambda: "prints line 3\n" in worker.output.read_text(), 20)
+    wait_until(lambda: "prints line 3\n" in worker.output.read_text(), 30)
     assert not worker.path.exists()
-    wait_until(lambda: answers(worker.path), 20)
+    wait_until(lambda: answers(worker.path), 30)
 
 
 def test_it_ignores_signals_and_leaves_children(start_worker: Callable[..., DemoWorker]) -> None:
     worker = start_worker("--ignore-term", "--fork", "2")
-    wait_until(lambda: answers(worker.path), 20)
+    wait_until(lambda: answers(worker.path), 30)
     family = children(worker.pid)
     assert len(family) == 2
     worker.process.send_signal(signal.SIGINT)
@@ -278,7 +278,7 @@ def test_it_ignores_signals_and_leaves_children(start_worker: Callable[..., Demo
 
 def test_a_well_behaved_worker_ends_by_a_signal(start_worker: Callable[..., DemoWorker]) -> None:
     worker = start_worker()
-    wait_until(lambda: answers(worker.path), 20)
+    wait_until(lambda: answers(worker.path), 30)
     worker.process.terminate()
     assert worker.process.wait(20) == -signal.SIGTERM
 
