@@ -2,8 +2,8 @@
 
 The worker honours all that the supervisor asks of one: the table's slots, the pipe, the drain and
 the takeover socket. On a connection each line is answered by the worker's pid; `slow 0.5` is
-answered that many seconds later, and `until /path` when there is such a file. With FASTLB_TEST_CRASH
-naming a file, the workers whose indexes are in it end at their start.
+answered that many seconds later, and `until /path` as soon as there is such a file. With
+FASTLB_TEST_CRASH naming a file, the workers whose indexes are in it end at their start.
 """
 
 from __future__ import annotations

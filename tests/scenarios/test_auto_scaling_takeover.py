@@ -229,7 +229,7 @@ def test_what_orphans_hold_goes_to_the_successors_instances(run_root: Path) -> N
     slow = group_of(command=[*DEMO, "--start-delay", "2"], min=0, max=1, idle_timeout="60s")
     with ScaledFastlb(run_root, slow) as first, ThreadPoolExecutor(2) as pool:
         held = [pool.submit(httpx.get, first.url, timeout=20) for _ in range(2)]
-        wait_until(lambda: first.instances(state="pending"), 5, "one is launched")
+        wait_until(lambda: first.instances(state="pending"), 30, "one is launched")
         first.kill_supervisor()
         with again(first, run_root, slow) as second:
             assert [one.result().status_code for one in held] == [200, 200]

@@ -21,6 +21,7 @@ from fastlb.control_plane.listen_sockets import ListenSockets
 from fastlb.control_plane.stop_signals import AGAIN_AFTER, meaning
 from fastlb.control_plane.surroundings import check_access_log
 from fastlb.errors import FastlbError
+from fastlb.target_table.layout import SLOT_BYTES
 from tests.support.fastlb import ROOT, FastlbProcess
 from tests.support.processes import RUN_DIR_VARIABLE
 
@@ -45,10 +46,11 @@ def test_an_access_log_that_cannot_be_opened_is_a_start_error(
 
 
 def test_a_table_that_is_too_large_ends_the_start(run_root: Path, tmp_path: Path) -> None:
+    body = "b" * 65536
     rules = "".join(
-        f'[[listeners.rules]]\npriority = {n}\npath = ["/{"p" * 190}/{n}/*"]\n'
-        "fixed_response = { status = 200 }\n"
-        for n in range(1, 30_001)
+        f'[[listeners.rules]]\npriority = {n}\npath = ["/{n}"]\n'
+        f'fixed_response = {{ status = 200, body = "{body}" }}\n'
+        for n in range(1, SLOT_BYTES // len(body) + 1)
     )
     path = tmp_path / "large.toml"
     path.write_text(
