@@ -35,7 +35,7 @@ from bench.report import (
     summary_rows,
     workload_rows,
 )
-from bench.run import contestants, cores_of, missing, run_workload
+from bench.run import Cores, contestants, cores_of, missing, run_workload
 from bench.workloads import QUICK, WORKLOADS, Workload
 
 RESULTS = Path(__file__).parent / "results"
@@ -152,6 +152,23 @@ def _stop(number: int, frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
 
 
+def _measured(
+    workload: Workload, cores: Cores, options: argparse.Namespace, progress: Progress
+) -> Result:
+    """One workload, with its progress and its table on the terminal."""
+
+    def step(number: int, contestant: str) -> None:
+        progress.step(f"{workload.title} · round {number} of {options.rounds} · {contestant}")
+
+    result = run_workload(workload, cores, options.rounds, options.seconds, not options.quick, step)
+    progress.clear()
+    print(f"\n{workload.title} ({workload.name})\n{as_table(workload_rows(result))}")
+    for line in remarks(result):
+        print(f"  {line}")
+    sys.stdout.flush()
+    return result
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     options = _arguments(argv)
     # An end by signal must end the proxies and targets, too.
@@ -162,32 +179,25 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 1
     cores = cores_of(sorted(os.sched_getaffinity(0)))
     workloads = chosen(options.only, options.quick)
-    no_proxy = not options.quick
-    people = {one.name: contestants(one, no_proxy, missing) for one in workloads}
+    people = {one.name: contestants(one, not options.quick, missing) for one in workloads}
     about = _about(options, cores.count)
     print("\n".join(f"{name}: {text}" for name, text in about.items()))
     for why in sorted({why for _, skipped in people.values() for why in skipped.values()}):
         print(f"skipped: {why}")
     _warn_of_others()
     progress = Progress(sum(len(who) for who, _ in people.values()) * options.rounds)
-    results = []
-    for workload in workloads:
-
-        def step(number: int, contestant: str, workload: Workload = workload) -> None:
-            progress.step(f"{workload.title} · round {number} of {options.rounds} · {contestant}")
-
-        result = run_workload(workload, cores, options.rounds, options.seconds, no_proxy, step)
-        results.append(result)
-        progress.clear()
-        print(f"\n{workload.title} ({workload.name})")
-        print(as_table(workload_rows(result)))
-        for line in remarks(result):
-            print(f"  {line}")
-        sys.stdout.flush()
-    print(f"\n{as_table(summary_rows(results))}")
-    print(f"* {LOAD_BOUND}")
-    folder = _write(results, about, latest=not options.quick and not options.only)
-    print(f"\nwritten: {os.path.relpath(folder)}")
+    results: list[Result] = []
+    complete = False
+    try:
+        for workload in workloads:
+            results.append(_measured(workload, cores, options, progress))
+        complete = True
+        print(f"\n{as_table(summary_rows(results))}\n* {LOAD_BOUND}")
+    finally:
+        # What has been measured before an end by Ctrl-C or SIGTERM is worth keeping.
+        if results:
+            whole = complete and not options.quick and not options.only
+            print(f"\nwritten: {os.path.relpath(_write(results, about, latest=whole))}")
     failed = [f"{one.workload.name}: {name}" for one in results for name in one.failures]
     beyond = bounds.worse(results, bounds.load()) if options.quick else []
     for line in beyond:
@@ -202,3 +212,5 @@ if __name__ == "__main__":
         sys.exit(main())
     except BenchError as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)

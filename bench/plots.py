@@ -77,7 +77,7 @@ def _relative(results: Sequence[Result], name: str) -> list[tuple[str, dict[str,
 def _bars(rows: Sequence[tuple[str, dict[str, float]]], title: str, path: Path) -> None:
     shown = [proxy for proxy in PROXIES if any(proxy in values for _, values in rows)]
     height = 0.8 / len(shown)
-    figure_, axes = _axes(len(rows), 0.16 * len(shown) + 0.12, title)
+    figure_, axes = _axes(len(rows), 0.085 * len(shown) + 0.09, title)
     for place, proxy in enumerate(shown):
         at = [row - 0.4 + (place + 0.5) * height for row in range(len(rows))]
         values = [values.get(proxy, 0.0) for _, values in rows]
@@ -93,7 +93,7 @@ def _latencies(results: Sequence[Result], path: Path) -> None:
     ]
     height = 0.8 / len(shown)
     title = "latency in µs: dot p50, line to p99, thin line to p99.9"
-    figure_, axes = _axes(len(results), 0.16 * len(shown) + 0.12, title)
+    figure_, axes = _axes(len(results), 0.085 * len(shown) + 0.09, title)
     for place, name in enumerate(shown):
         for row, result in enumerate(results):
             cells = result.cells.get(name, ())
@@ -105,7 +105,7 @@ def _latencies(results: Sequence[Result], path: Path) -> None:
             label = name if row == 0 else None
             axes.plot([p50.median, p999.median], [at, at], color=colour, linewidth=0.7)
             axes.plot([p50.median, p99.median], [at, at], color=colour, linewidth=2.2)
-            axes.plot([p50.median], [at], "o", color=colour, markersize=4, label=label)
+            axes.plot([p50.median], [at], "o", color=colour, markersize=3, label=label)
     axes.set_xscale("log")
     _finish(figure_, axes, [result.workload.title for result in results], path)
 
@@ -115,7 +115,7 @@ def _axes(rows: int, each: float, title: str) -> tuple[Any, Any]:
 
     figure_ = Figure(figsize=(9.0, 1.1 + rows * each), layout="constrained", facecolor="white")
     axes = figure_.add_subplot()
-    axes.set_title(title, fontsize=10, loc="left")
+    axes.set_title(title, fontsize=10, loc="left", pad=22)
     return figure_, axes
 
 
@@ -127,5 +127,5 @@ def _finish(figure_: Any, axes: Any, titles: Sequence[str], path: Path) -> None:
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.tick_params(axis="y", length=0)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.4, 0.0), ncols=5, frameon=False)
+    axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=5, frameon=False)
     figure_.savefig(path, metadata={"Date": None})

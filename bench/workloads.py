@@ -34,7 +34,8 @@ class Goal:
 class Workload:
     """`base` is a second setup of fastlb in the same rounds, for what the difference costs.
 
-    `pinned`: the proxy on one core, client and targets on the others. `direct`: the client can reach
+    `pinned`: the proxy on one core, client and targets on the others; "unpinned" workloads have one
+    worker a core. `direct`: the client can reach
     the target without a proxy. `fresh`: proxies are started anew for each round.
     """
 
@@ -57,12 +58,12 @@ WORKLOADS = (
     Workload(name="get", title="minimal GET", load=Wrk(), goal=Goal("rate", 1.00)),
     Workload(
         name="get-1",
-        title="minimal GET, 1 connection (latency without queues)",
+        title="minimal GET, 1 connection",
         load=Wrk(connections=1),
     ),
     Workload(
         name="browser",
-        title="browser-like GET, another path each",
+        title="browser-like GET",
         load=Wrk(path="/shop/items/1?page=2&sort=price", browser=True),
         goal=Goal("rate", 1.00),
     ),
@@ -99,12 +100,12 @@ WORKLOADS = (
     ),
     Workload(
         name="idle-1000",
-        title="minimal GET beside 936 idle connections",
+        title="minimal GET, 936 idle connections",
         load=Wrk(idle=936),
     ),
     Workload(
         name="rules-100",
-        title="rule table of 100, the last one matches",
+        title="100 rules, the last one matches",
         load=Wrk(path=_LAST_RULE),
         setup=Setup(rules=100),
         base=Setup(rules=1),
@@ -172,13 +173,13 @@ WORKLOADS = (
     ),
     Workload(
         name="app",
-        title="uvicorn with a small ASGI app",
+        title="uvicorn with a small app",
         load=Wrk(path="/", answer_bytes=APP_ANSWER_BYTES),
         setup=Setup(target="app"),
     ),
     Workload(
         name="get-unpinned",
-        title="minimal GET, unpinned, one worker a core",
+        title="minimal GET, unpinned",
         load=Wrk(),
         setup=Setup(workers=0),
         base=Setup(),
@@ -188,21 +189,21 @@ WORKLOADS = (
     ),
     Workload(
         name="browser-unpinned",
-        title="browser-like GET, unpinned, one worker a core",
+        title="browser-like GET, unpinned",
         load=Wrk(path="/shop/items/1?page=2&sort=price", browser=True),
         setup=Setup(workers=0),
         pinned=False,
     ),
     Workload(
         name="response-64k-unpinned",
-        title="64 KiB response, unpinned, one worker a core",
+        title="64 KiB response, unpinned",
         load=Wrk(path=f"/bytes/{FILES[0]}", answer_bytes=FILES[0]),
         setup=Setup(workers=0),
         pinned=False,
     ),
     Workload(
         name="new-connection-unpinned",
-        title="new connection per request, unpinned, one worker a core",
+        title="new connection each, unpinned",
         load=Wrk(fields=(("Connection", "close"),)),
         setup=Setup(workers=0),
         pinned=False,

@@ -109,7 +109,7 @@ def test_a_deploy_that_fails_is_told(
     write(path, BROKEN)
     done = typed(fastlb, "reload", "--wait")
     assert done.returncode == 1
-    assert done.stdout.startswith("auto_scaling_groups.web: launch_template\n")
+    assert done.stdout.startswith("changed: auto_scaling_groups.web: launch_template\n")
     assert "instance refresh to v2: rolled back: 2 launches in a row" in done.stderr
     assert "no database" in done.stderr
     assert group_of(fastlb)["in_service"] == 1
@@ -123,7 +123,7 @@ def test_an_app_that_never_comes_up_ends_the_wait(
     done = typed(fastlb, "scale", "2", "--wait", "--timeout", "40s")
     assert done.returncode == 1
     assert "failed: ended with status 3 before it was in service" in done.stderr
-    assert typed(fastlb, "suspend", "launch").stdout == "group web: suspended is launch\n"
+    assert typed(fastlb, "suspend", "launch").stdout == "group web: suspended: launch\n"
     shown = typed(fastlb, "status").stdout
     assert "suspended: launch" in shown
     assert "no launch: launching is suspended" in shown
