@@ -143,7 +143,10 @@ class StandIn:
                     pipe.send(self.start.pipe, Relieve(slot))
             self.asked = self.slots
 
-    def drain(self, seconds: float) -> None:
+    def drain(self, seconds: float, table: int | None = None) -> None:
+        """`table` is that of the supervisor that takes over; who asks no target has no use for it."""
+        if table is not None:
+            os.close(table)
         if self.draining:
             return
         for one in list(self.reading):
