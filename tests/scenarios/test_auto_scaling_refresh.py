@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
+from tests.support.apps import asgi_app
 from tests.support.load import LoadClient
 from tests.support.processes import wait_until
 from tests.support.scaling import DEMO, Refused, ScaledFastlb, group_of
@@ -57,6 +59,23 @@ def test_to_a_good_version(fastlb: ScaledFastlb, load: LoadClient) -> None:
     assert result.max_latency < 3, result
     group = fastlb.group()
     assert group["version"] == group["configured_version"]
+
+
+def test_from_one_uvicorn_app_to_another(run_root: Path, tmp_path: Path, start_load: Start) -> None:
+    def app(version: str) -> str:
+        return group_of(command=asgi_app(tmp_path, version), min=2, max=2)
+
+    with ScaledFastlb(run_root, app("old")) as fastlb:
+        fastlb.wait_steady(2)
+        options = {"check": "none", "target_header": "x-app-version"}
+        load = start_load(fastlb.port, connections=2, pause=0.005, **options).started()
+        fastlb.reload(app("new"))
+        fastlb.wait_activity("instance refresh to v2", "done")
+        assert httpx.get(fastlb.url).text == "new"
+        result = load.stop()
+        assert not result.failures, result
+        assert set(result.by_target) == {"old", "new"}
+        fastlb.stop()
 
 
 def test_to_one_that_fails(fastlb: ScaledFastlb, load: LoadClient) -> None:
