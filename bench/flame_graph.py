@@ -105,7 +105,7 @@ def record_libraries(perf: str, pid: int, seconds: int, data: Path, results: Pat
     _tool([*command, "--", "sleep", str(seconds)], seconds)
     for sort in ("dso", "symbol"):
         report = [perf, "report", "-i", str(data), "--stdio", "--no-children", "-g", "none"]
-        text = _tool([*report, "--sort", sort, "--percent-limit", "0.5"], 60)
+        text = _tool([*report, "--fields", f"overhead,{sort}", "--percent-limit", "0.5"], 60)
         lines = [one for one in text.splitlines() if one.strip() and one[0] != "#"]
         (results / f"perf-{sort}.txt").write_text("\n".join(lines) + "\n")
 
