@@ -417,7 +417,10 @@ class Exchange:
             self._give_up(error)
 
     def leave_suspect(self) -> None:
-        """The target hangs, as the table says: ask another one, where that is safe and one is there."""
+        """The target hangs, as the table says: ask another one, where that is safe and one is there.
+
+        One that was killed by the request itself is not suspect; who left a hung one may leave another.
+        """
         target = self.target
         if (
             target is None
@@ -425,7 +428,7 @@ class Exchange:
             or (self.connection is None and self._connecting is None)
             or (self._sent and self.head.method not in SAFE)
             or not self._may_send_again()
-            or self._tries > self.group.settings.retries
+            or self._tries >= self.group.settings.retries + target.suspect
             or not self.group.others([*self._tried, target])
         ):
             return
