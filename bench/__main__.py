@@ -26,6 +26,7 @@ import psutil
 
 from bench import bounds, plots
 from bench.figures import Result, as_plain
+from bench.measure import Effort
 from bench.processes import ROOT, BenchError, find_program
 from bench.report import (
     LOAD_BOUND,
@@ -41,6 +42,7 @@ from bench.workloads import QUICK, WORKLOADS, Workload
 RESULTS = Path(__file__).parent / "results"
 ROUNDS, QUICK_ROUNDS = 5, 2
 SECONDS = 1
+TRIES = 4
 BUSY_PERCENT = 10.0
 REQUIRED = {"wrk": "wrk", "nginx": "nginx", "taskset": "util-linux"}
 """Programs without which nothing can be measured, and their Debian packages."""
@@ -160,7 +162,8 @@ def _measured(
     def step(number: int, contestant: str) -> None:
         progress.step(f"{workload.title} · round {number} of {options.rounds} · {contestant}")
 
-    result = run_workload(workload, cores, options.rounds, options.seconds, not options.quick, step)
+    effort = Effort(options.rounds, options.seconds, 1 if options.quick else TRIES)
+    result = run_workload(workload, cores, effort, not options.quick, step)
     progress.clear()
     print(f"\n{workload.title} ({workload.name})\n{as_table(workload_rows(result))}")
     for line in remarks(result):

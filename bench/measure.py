@@ -22,7 +22,15 @@ SETTLE_SECONDS = 0.3
 WARM_CONNECTIONS = 100
 DISTURBED = 0.1
 """Cores that other processes may use during a cell."""
-TRIES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How often and how long: rounds, seconds of a cell, tries of a cell that others disturb."""
+
+    rounds: int
+    seconds: int
+    tries: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,16 +130,16 @@ def measure(
     pid: int | None,
     load_cores: Sequence[int],
     proxy_cores: int,
-    seconds: int,
+    effort: Effort,
     folder: Path,
 ) -> Cell:
-    """One cell; again, up to TRIES times, where other processes were in the way, and the best of
+    """One cell; up to `effort.tries` times where other processes were in the way, and the best of
     these. Raises BenchError where anything failed."""
     if isinstance(load, Hold):
         return _idle_cell(load, port, pid, load_cores, folder)
     found: list[Cell] = []
-    while len(found) < TRIES and not any(one["others"] < DISTURBED for one in found):
-        found.append(_loaded_cell(load, port, pid, load_cores, proxy_cores, seconds, folder))
+    while len(found) < effort.tries and not any(one["others"] < DISTURBED for one in found):
+        found.append(_loaded_cell(load, port, pid, load_cores, proxy_cores, effort.seconds, folder))
     return min(found, key=lambda one: one["others"])
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from bench.figures import Result
 from bench.loads import Hold, check
-from bench.measure import measure
+from bench.measure import Effort, measure
 from bench.processes import BenchError, find_program, free_port, running
 from bench.proxies import FASTLB, NO_PROXY, PROXIES, STREAM_MODULE, Place, Proxy, Setup
 from bench.targets import serving
@@ -105,17 +105,17 @@ class Started:
 
 
 def run_workload(
-    workload: Workload, cores: Cores, rounds: int, seconds: int, no_proxy: bool, step: Step
+    workload: Workload, cores: Cores, effort: Effort, no_proxy: bool, step: Step
 ) -> Result:
     """A contestant that fails is out for the remaining rounds, and its failure is in the result."""
     chosen, skipped = contestants(workload, no_proxy, missing)
     result = Result(workload, skipped=skipped)
     if workload.fresh:
-        for number in range(1, rounds + 1):
+        for number in range(1, effort.rounds + 1):
             for one in chosen:
-                _take_turns([one], range(number, number + 1), cores, seconds, step, result)
+                _take_turns([one], range(number, number + 1), cores, effort, step, result)
     else:
-        _take_turns(chosen, range(1, rounds + 1), cores, seconds, step, result)
+        _take_turns(chosen, range(1, effort.rounds + 1), cores, effort, step, result)
     return result
 
 
@@ -123,7 +123,7 @@ def _take_turns(
     chosen: Sequence[Contestant],
     rounds: range,
     cores: Cores,
-    seconds: int,
+    effort: Effort,
     step: Step,
     result: Result,
 ) -> None:
@@ -156,7 +156,7 @@ def _take_turns(
                 step(number, this.name)
                 try:
                     cell = measure(
-                        load, this.port, this.pid, load_cores, this.workers, seconds, folder
+                        load, this.port, this.pid, load_cores, this.workers, effort, folder
                     )
                     result.cells.setdefault(this.name, []).append(cell)
                 except BenchError as error:
