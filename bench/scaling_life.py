@@ -4,6 +4,7 @@ what watching them costs."""
 from __future__ import annotations
 
 import re
+import secrets
 import socket
 import statistics
 import subprocess
@@ -84,7 +85,7 @@ def answered(family: socket.AddressFamily, where: str | tuple[str, int]) -> bool
 def own_start(command: Sequence[str], folder: Path) -> float:
     """Seconds from the start of the app by hand to its first answer: what nobody can undercut."""
     port = free_port()
-    path = str(folder / f"{port}.sock")
+    path = str(folder / f"{secrets.token_hex(4)}.sock")
     texts = [one.replace("{socket}", path).replace("{port}", str(port)) for one in command]
     family, where = (
         (socket.AF_UNIX, path) if "{socket}" in command else (socket.AF_INET, ("127.0.0.1", port))

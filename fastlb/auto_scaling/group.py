@@ -179,7 +179,10 @@ class Group:
         return [name for name in names if getattr(old, name) != getattr(settings, name)]
 
     def suspend(self, process: str, *, suspend: bool) -> None:
-        """One of SUSPENDABLE."""
+        """One of SUSPENDABLE. To resume launching lifts a quarantine as well."""
+        if not suspend and process == "launch":
+            self.launching.governor.release(self.rollout.templates.version)
+            self.kick()
         if suspend == (process in self.suspended):
             return
         if suspend:
@@ -190,8 +193,6 @@ class Group:
         what = f"{'suspend' if suspend else 'resume'} {process}"
         self.activities.add("activity", self.name, what, "asked for", outcome="done")
         log.warning("group %s: %s", self.name, what)
-        if not suspend and process == "launch":
-            self.launching.governor.release(self.rollout.templates.version)
         self._on_decided()
 
     def protect(self, one: Instance, on: bool) -> None:
