@@ -7,7 +7,7 @@ Knows both sides' connections and no listening socket.
 
 from __future__ import annotations
 
-import asyncio
+import socket
 from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import Protocol
@@ -16,10 +16,10 @@ from fastlb.data_plane.chunked import encode, encode_end
 from fastlb.data_plane.hold import not_in_time
 from fastlb.data_plane.http_client import TargetConnection
 from fastlb.data_plane.request_body import RequestBody
-from fastlb.data_plane.request_head import IDEMPOTENT, SAFE, RequestHead
+from fastlb.data_plane.request_head import SAFE, RequestHead
 from fastlb.data_plane.response_head import ResponseHead, without_length
 from fastlb.data_plane.retry_budget import RetryBudget
-from fastlb.data_plane.target_pool import LOCAL_ERRORS, TargetPool, is_refusal
+from fastlb.data_plane.target_pool import LOCAL_ERRORS, Opening, TargetPool, is_refusal
 from fastlb.data_plane.target_runtime import GroupRuntime, TargetRuntime
 from fastlb.errors import RequestError
 
@@ -37,8 +37,12 @@ class Client(Protocol):
     """What an Exchange needs of the client's connection."""
 
     client_ip: str
-    max_body_bytes: int | None
-    retries: RetryBudget
+
+    @property
+    def max_body_bytes(self) -> int | None: ...
+
+    @property
+    def retries(self) -> RetryBudget: ...
 
     @property
     def has_ended(self) -> bool:
@@ -58,6 +62,10 @@ class Client(Protocol):
         """The request's body is to come, or to be taken by the target, before any answer is due."""
 
     def write(self, data: bytes) -> None: ...
+
+    def take_answer(self, exchange: Exchange, data: bytes) -> bool:
+        """The whole response as a client of HTTP/1.1 may get it, and with it the exchange is over; False
+        where something must be said beside it."""
 
     def decide_keep(self, exchange: Exchange) -> bool:
         """Whether the client's connection stays open after this response."""
@@ -108,7 +116,7 @@ class Exchange:
     _chunk_out = False
     _tries = 0
     _tried: Sequence[TargetRuntime] = ()
-    _connecting: asyncio.Task[None] | None = None
+    _connecting: Opening | None = None
 
     def __init__(self, client: Client, head: RequestHead, group: GroupRuntime) -> None:
         self.client = client
@@ -118,11 +126,11 @@ class Exchange:
         if head.method == b"HEAD":
             self.is_head = True
         block = head.block
-        if not block.memorable:  # what is has neither a body nor an upgrade
-            self.wants_upgrade = bool(block.upgrade)
-            if block.chunked or block.content_length:
-                self.request_done = False
-                self.body = RequestBody(head, client.max_body_bytes)
+        if block.upgrade:
+            self.wants_upgrade = True
+        if not block.bodyless:
+            self.request_done = False
+            self.body = RequestBody(head, client.max_body_bytes)
 
     @property
     def last_target(self) -> TargetRuntime | None:
@@ -139,13 +147,30 @@ class Exchange:
 
     def start(self) -> None:
         """Choose a target and send."""
-        self.trace = self.client.next_trace_id()
-        choose = self.group.choose
+        client = self.client
+        self.trace = trace = client.next_trace_id()
+        group = self.group
+        choose = group.choose
         if choose is None:
-            detail = f"no target of group {self.group.name} is registered"
+            detail = f"no target of group {group.name} is registered"
             self._hold_or(RequestError(503, "destination_unavailable", detail))
             return
-        self._attempt(choose(self.client.client_ip))
+        target = choose(client.client_ip)
+        head = self.head
+        connection = target.pool.take() if head.idempotent and self.body is None else None
+        if connection is None:
+            self._attempt(target)
+            return
+        # As `_attempt` and `_send` do, for what nearly every request is.
+        self.target = target
+        self.connection = connection
+        self._sent = True
+        target.begin()
+        block = head.block
+        data = b"".join((head.line, block.forwarded, trace, block.rest))
+        target.bytes_out += len(data)
+        connection.start(self, data)
+        client.await_for(group.settings.response_timeout)
 
     def feed(self, data: bytes) -> bytes:
         """Take the body's next bytes; returns what comes after it. Raises RequestError (400, 413)."""
@@ -215,7 +240,7 @@ class Exchange:
         target.begin()
         pool: TargetPool = target.pool
         if not fresh:
-            connection = pool.take(surely_open=self.head.method not in IDEMPOTENT)
+            connection = pool.take()
             if connection is not None:
                 self._send(connection)
                 return
@@ -240,9 +265,10 @@ class Exchange:
             data += self.body.held()
             self.body.sent()
         target.bytes_out += len(data)
-        connection.start(self, data)
-        if head.method not in IDEMPOTENT:
-            connection.send_now()  # the pool has just asked whether the target is there
+        if head.idempotent:
+            connection.start(self, data)
+        else:
+            connection.start_once(self, data)
         if self.request_done:
             self.client.await_for(self.group.settings.response_timeout)
         else:
@@ -288,10 +314,28 @@ class Exchange:
         answer = head.line + without_length(head.block.forwarded) + lines + b"\r\n"
         self.client.start_tunnel(self, connection, answer, rest)
 
-    def on_tunnel_failed(self, error: OSError) -> None:
-        """This machine is short of descriptors; nothing of the 101 was sent."""
-        self.status = 0
-        self._give_up(RequestError(503, "proxy_internal_error", (error.strerror or "").lower()))
+    def on_whole(self, head: ResponseHead, data: bytes) -> None:
+        client = self.client
+        if not (head.as_it_came and self.head.block.http_11):
+            self.on_response(head, data, len(head.raw), True)
+            self.on_end(b"")
+            return
+        self.status = status = head.status
+        self.connection = None
+        self.bytes_out += len(data) - len(head.raw)
+        if self._retrying:
+            self._end_retry()
+        target = self.target
+        assert target is not None
+        if status >= 500:
+            target.status_5xx += 1
+        target.end(perf_counter() - self.began)
+        self.over = True
+        if not client.take_answer(self, data):
+            keep = client.decide_keep(self)
+            start, _, _ = head.for_client(http_11=True, bodyless=False, keep=keep)
+            client.write(start + data[len(head.raw) :])
+            client.on_exchange_over(self)
 
     def on_response(self, head: ResponseHead, data: bytes, end: int, whole: bool) -> None:
         client = self.client
@@ -365,11 +409,11 @@ class Exchange:
         assert target is not None
         assert connection is not None
         begun = self.status != 0 or connection.bytes_seen
-        if connection.unsent and not self._tried and not self._retrying:
+        if connection.to_send and not self._tried and not self._retrying:
             # Nothing of it was sent, by this try or another: it may go anywhere.
             self._sent = False
             if self.body is not None:
-                self.body.take_back(connection.unsent[len(self.head.to_target(self.trace)) :])
+                self.body.take_back(connection.to_send[len(self.head.to_target(self.trace)) :])
         if kind == "reset" and not begun and not connection.fresh:
             # An idle connection that the target closed in this very moment: no evidence against it.
             if self._may_send_again():
@@ -448,7 +492,7 @@ class Exchange:
         """Whether a target may get this request though another may have got it (RFC 9110 §9.2.2)."""
         if not self._sent:
             return True
-        return self.head.method in IDEMPOTENT and (self.body is None or self.body.is_whole)
+        return self.head.idempotent and (self.body is None or self.body.is_whole)
 
     def _retry_or(self, error: RequestError, *, unsent: bool = False) -> None:
         """Try another target, or answer with `error`. `unsent`: this target got nothing at all, which

@@ -7,13 +7,17 @@ response with no byte left over. Knows nothing of clients: an Exchange is told w
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import Callable
-from typing import Protocol, cast
+import select
+import socket
+from collections import deque
+from typing import Protocol
 
 from fastlb.data_plane.chunked import ChunkedDecoder, ChunkError
-from fastlb.data_plane.response_head import ResponseBlock, ResponseHead, ResponseReader
+from fastlb.data_plane.reactor import Reactor
+from fastlb.data_plane.response_head import ResponseHead, ResponseReader
+from fastlb.data_plane.stream import READ_BYTES, Stream
 from fastlb.data_plane.target_runtime import TargetRuntime
+from fastlb.data_plane.timers import TimerWheel
 from fastlb.errors import RequestError
 
 MAX_HEAD = 65536
@@ -42,6 +46,10 @@ class Receiver(Protocol):
     def on_upgrade(self, head: ResponseHead, rest: bytes) -> None:
         """A 101 that was asked for; `rest` belongs to the tunnel."""
 
+    def on_whole(self, head: ResponseHead, data: bytes) -> None:
+        """The final head, framed by its length, and all of its body are `data`; the connection is
+        released already, and nothing else comes."""
+
     def on_response(self, head: ResponseHead, data: bytes, end: int, whole: bool) -> None:
         """The final head is `data[:end]`, the rest of `data` is body; `whole` where that is all of it."""
 
@@ -57,20 +65,30 @@ class Receiver(Protocol):
         """Backpressure of the request's body."""
 
 
-class TargetConnection(asyncio.Protocol):
+class Pool(Protocol):
+    """Where a connection waits for its next request (target_pool.TargetPool)."""
+
+    idle: deque[TargetConnection]
+    keeps: bool
+    timers: TimerWheel
+
+    def release(self, connection: TargetConnection, reusable: bool) -> None: ...
+
+
+class TargetConnection(Stream):
     """One connection to a target."""
 
     __slots__ = (
+        "_checked",
         "_decoder",
         "_held",
         "_interim",
-        "_last_block",
+        "_last",
         "_left",
         "_paused",
+        "_pool",
         "_reader",
-        "_release",
         "_reusable",
-        "_send_soon",
         "_state",
         "bytes_seen",
         "fresh",
@@ -78,20 +96,19 @@ class TargetConnection(asyncio.Protocol):
         "learned_timeout",
         "receiver",
         "target",
-        "transport",
-        "unsent",
         "write_paused",
     )
 
     def __init__(
         self,
+        loop: asyncio.AbstractEventLoop,
+        reactor: Reactor,
         target: TargetRuntime,
+        pool: Pool,
         reader: ResponseReader,
-        release: Callable[[TargetConnection, bool], None],
-        send_soon: Callable[[TargetConnection], None],
     ) -> None:
+        super().__init__(loop, reactor)
         self.target = target
-        self.transport: asyncio.Transport = cast(asyncio.Transport, None)
         self.receiver: Receiver | None = None
         self.fresh = True
         """Nothing was answered on it yet: its closing says something about the target."""
@@ -99,44 +116,55 @@ class TargetConnection(asyncio.Protocol):
         self.learned_timeout: float | None = None
         self.write_paused = False
         self._reader = reader
-        self._release = release
-        self._send_soon = send_soon
-        self.unsent = b""
-        """What waits for the end of this turn of the loop: a request of which nothing was sent."""
+        self._pool = pool
         self._state = _IDLE
         self._held = b""
         self._left = 0
         self._paused = False
         self._interim = 0
         self._decoder: ChunkedDecoder | None = None
-        self._last_block: ResponseBlock | None = None
+        self._last: ResponseHead | None = None
+        """The final response before this one."""
+        self._checked: _CheckedSender | None = None
         self._reusable = False
         self.bytes_seen = False
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
+    def open(self, sock: socket.socket) -> None:
+        super().open(sock)
         self.target.connection_opened()
 
     def start(self, receiver: Receiver, data: bytes) -> None:
-        """Send a request's head, with what there is of its body, for `receiver`."""
+        """Send a request's head, with what there is of its body, for `receiver`, at the end of this turn
+        of the loop. As long as it is in `to_send`, nothing of it was sent."""
         self.receiver = receiver
         self._state = _HEAD
         self._interim = 0
         self.bytes_seen = False
-        self.unsent = data
-        self._send_soon(self)
+        self.to_send = data
+        self.reactor.send_soon(self)
 
-    def send_now(self) -> None:
-        """What `start` put off to the end of this turn of the loop."""
-        # The connection may have ended meanwhile: then `unsent` says that nothing of this was sent.
-        if self.unsent and not self.transport.is_closing():
-            data, self.unsent = self.unsent, b""
-            self.transport.write(data)
+    def start_once(self, receiver: Receiver, data: bytes) -> None:
+        """As `start`, of a request that cannot be sent twice: the kernel is asked in the last moment
+        whether the target is still there."""
+        self.receiver = receiver
+        self._state = _HEAD
+        self._interim = 0
+        self.bytes_seen = False
+        self.to_send = data
+        if self._checked is None:
+            self._checked = _CheckedSender(self)
+        self.reactor.send_soon(self._checked)
 
     def send_body(self, data: bytes) -> None:
         """The next bytes of the request's body."""
-        self.send_now()
-        self.transport.write(data)
+        if self.to_send:
+            if self._checked is not None:
+                self._checked.send_now()
+            else:
+                self.send_now()
+            if self.to_send:
+                return  # it is lost, and nothing was sent
+        self.send(data)
 
     def data_received(self, data: bytes) -> None:
         state = self._state
@@ -148,8 +176,28 @@ class TargetConnection(asyncio.Protocol):
         if receiver is None or state == _IDLE:
             # An answer before its request: nobody's, and never to be somebody's.
             self.close()
-            self._release(self, False)
+            self._pool.release(self, False)
             return
+        if state == _HEAD:
+            last = self._last
+            if (
+                last is not None
+                and len(data) == last.whole
+                and data.startswith(last.raw)
+                and not (self._held or receiver.is_head or self._paused)
+            ):
+                # The head is the one before, byte for byte, and its body is here.
+                self.receiver = None
+                self._state = _IDLE
+                self.bytes_seen = True
+                pool = self._pool
+                if self._reusable and pool.keeps and receiver.request_done:
+                    self.idle_since = pool.timers.now
+                    pool.idle.append(self)
+                else:
+                    self._put_back(self._reusable and receiver.request_done)
+                receiver.on_whole(last, data)
+                return
         self.bytes_seen = True
         try:
             if state == _HEAD:
@@ -193,7 +241,8 @@ class TargetConnection(asyncio.Protocol):
                 )
             whole = end == len(data)
             raw = data if whole else data[:end]
-            head = self._reader.read(raw, self._last_block)
+            last = self._last
+            head = self._reader.read(raw, last.block if last is not None else None)
             if head.status >= 200:
                 break
             rest = b"" if whole else data[end:]
@@ -213,7 +262,7 @@ class TargetConnection(asyncio.Protocol):
             data = rest
         self._held = b""
         block = head.block
-        self._last_block = block
+        self._last = head
         self._reusable = head.reusable
         if block.keep_alive_timeout is not None:
             self.learned_timeout = block.keep_alive_timeout
@@ -286,10 +335,13 @@ class TargetConnection(asyncio.Protocol):
         reusable = self._reusable and not leftover and receiver.request_done
         if self._paused:
             self.pace(True)  # for a slow reader; the next one who gets it is another
+        self._put_back(reusable)
+        receiver.on_end(trailers)
+
+    def _put_back(self, reusable: bool) -> None:
         if not reusable:
             self.close()
-        self._release(self, reusable)
-        receiver.on_end(trailers)
+        self._pool.release(self, reusable)
 
     def _fail(self, error: RequestError, kind: str) -> None:
         receiver, self.receiver = self.receiver, None
@@ -302,31 +354,30 @@ class TargetConnection(asyncio.Protocol):
         if receiver is None:
             # Out of the pool now: `connection_lost` comes only with the next turn of the loop.
             self.close()
-            self._release(self, False)
+            self._pool.release(self, False)
         elif self._state == _UNTIL_CLOSE:
             self._end(receiver, b"", leftover=False)
         else:
-            # Not close(): that would first flush a body to a target that no longer reads.
-            self.transport.abort()
+            # At once: the end in order would first send a body to a target that no longer reads.
+            self.drop()
         return False
 
     def _read_what_is_left(self) -> None:
-        """Take an answer that came before a write failed: uvloop reads no more after that.
+        """Take an answer that came before sending failed.
 
         A target may answer 413 and close without reading the body, and the client must hear why.
         """
         try:
-            descriptor = self.transport.get_extra_info("socket").fileno()
-            while self.receiver is not None and (data := os.read(descriptor, 65536)):
+            while self.receiver is not None and (data := self.sock.recv(READ_BYTES)):
                 self.data_received(data)
         except OSError:
             pass  # nothing is left, or the reset took it
         if self._state == _IDLE:
             self.close()  # its answer was whole, and it went to the pool
-            self._release(self, False)
+            self._pool.release(self, False)
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        if exc is not None and self.receiver is not None and not self._paused:
+    def connection_lost(self, error: OSError | None) -> None:
+        if error is not None and self.receiver is not None and not self._paused:
             self._read_what_is_left()
         self.target.connection_closed()
         if self._state == _CLOSED and self.receiver is None:
@@ -334,7 +385,7 @@ class TargetConnection(asyncio.Protocol):
         state, self._state = self._state, _CLOSED
         receiver, self.receiver = self.receiver, None
         if receiver is None:
-            self._release(self, False)
+            self._pool.release(self, False)
             return
         if state == _HEAD and not self.bytes_seen:
             detail = "the target closed the connection without a response"
@@ -348,9 +399,9 @@ class TargetConnection(asyncio.Protocol):
         if self._paused is wanted:
             self._paused = not wanted
             if wanted:
-                self.transport.resume_reading()
+                self.resume_reading()
             else:
-                self.transport.pause_reading()
+                self.pause_reading()
 
     def pause_writing(self) -> None:
         self.write_paused = True
@@ -371,6 +422,26 @@ class TargetConnection(asyncio.Protocol):
     def close(self) -> None:
         """Close at once; nothing that is still to be sent matters any more."""
         self._state = _CLOSED
-        self._held = self.unsent = b""
-        if self.transport is not None:
-            self.transport.abort()
+        self._held = self.to_send = b""
+        self.drop()
+
+
+class _CheckedSender:
+    """Sends what a connection has to send unless the target has closed it, or said something."""
+
+    __slots__ = ("_connection", "_poll")
+
+    def __init__(self, connection: TargetConnection) -> None:
+        self._connection = connection
+        poll = select.poll()
+        poll.register(connection.sock.fileno(), select.POLLIN | select.POLLRDHUP)
+        self._poll = poll
+
+    def send_now(self) -> None:
+        connection = self._connection
+        if connection.closing or not connection.to_send:
+            return
+        if self._poll.poll(0):
+            connection.drop()  # with its request unsent: connection_lost tells
+        else:
+            connection.send_now()

@@ -5,7 +5,7 @@ is kept for a second try. Knows no connection.
 from __future__ import annotations
 
 from fastlb.data_plane.chunked import ChunkedDecoder, ChunkError, encode, encode_end
-from fastlb.data_plane.request_head import IDEMPOTENT, RequestHead
+from fastlb.data_plane.request_head import RequestHead
 from fastlb.errors import RequestError
 
 REPLAY_BYTES = 65536
@@ -35,7 +35,7 @@ class RequestBody:
         self._decoder = ChunkedDecoder() if block.chunked else None
         self._limit = limit
         self._bytes = 0
-        self._replays = head.method in IDEMPOTENT
+        self._replays = head.idempotent
         self._held: list[bytes] | None = []
         self._held_bytes = 0
 

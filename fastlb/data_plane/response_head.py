@@ -52,12 +52,17 @@ class ResponseBlock:
 
 @dataclass(slots=True)  # not frozen: one is made for each message, and that makes it dear
 class ResponseHead:
-    """`line` is the status line with its CRLF, always of HTTP/1.1."""
+    """`line` is the status line with its CRLF, always of HTTP/1.1. `raw` is the head as it came; `whole`
+    the bytes of it and its body, where a Content-Length says so, else -1. `as_it_came` says that a client
+    of HTTP/1.1 that stays may get `raw`."""
 
     status: int
     line: bytes
     http_11: bool
     block: ResponseBlock
+    raw: bytes
+    whole: int
+    as_it_came: bool
 
     @property
     def reusable(self) -> bool:
@@ -120,7 +125,18 @@ class ResponseReader:
             block = _read_block(head, at)
         http_11 = minor == b"1"
         start = line[0] if http_11 else b"HTTP/1.1" + line[0][8:]
-        return ResponseHead(int(digits), start, http_11, block)
+        status = int(digits)
+        length = block.length
+        framed = length is not None and status >= 200 and status not in (204, 304)
+        return ResponseHead(
+            status,
+            start,
+            http_11,
+            block,
+            head,
+            len(head) + length if framed and length is not None else -1,
+            http_11 and block.unchanged,
+        )
 
 
 def _read_block(head: bytes, at: int) -> ResponseBlock:

@@ -1,0 +1,256 @@
+"""One socket of an HTTP connection, a client's or a target's: reads when there is something, sends at the
+end of the turn, keeps what the socket does not take, and ends in order.
+
+Calls its subclass as asyncio calls a Protocol, with the same promises: `connection_lost` comes exactly
+once, from the loop and never from inside another call, and nothing comes after it. Knows no HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import cast
+
+from fastlb.data_plane.reactor import READABLE, WRITABLE, Reactor
+
+READ_BYTES = 65536
+"""One read; what is held of a direction is at most one read and BACKLOG_HIGH."""
+BACKLOG_HIGH = 65536
+"""More than this that the socket does not take, and whoever writes is asked to pause."""
+BACKLOG_LOW = 16384
+
+
+class Stream:
+    """A connected, non-blocking stream socket in a Reactor."""
+
+    __slots__ = (
+        "_backlog",
+        "_ended",
+        "_events",
+        "_half_closed",
+        "_over_high",
+        "closing",
+        "loop",
+        "reactor",
+        "sock",
+        "to_send",
+    )
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, reactor: Reactor) -> None:
+        self.loop = loop
+        self.reactor = reactor
+        self.sock: socket.socket = cast(socket.socket, None)
+        """None until `open` and after `release`."""
+        self.to_send = b""
+        """What leaves at the end of this turn of the loop."""
+        self.closing = False
+        """Nothing is read or written for its owner any more; `connection_lost` is yet to come or came."""
+        self._backlog: bytearray | None = None
+        self._over_high = False
+        self._events = 0
+        self._half_closed = 0
+        """READABLE when the other side has ended, WRITABLE when ours is to end after the backlog."""
+        self._ended = False
+
+    def open(self, sock: socket.socket) -> None:
+        """Take a connected socket over, and read it. Raises OSError where the kernel has no room."""
+        self.sock = sock
+        self.reactor.watch(sock.fileno(), self, READABLE)
+        self._events = READABLE
+
+    # -- what a subclass says
+
+    def data_received(self, data: bytes) -> None:
+        raise NotImplementedError
+
+    def eof_received(self) -> bool:
+        """The other side sends no more; whether our side stays open."""
+        raise NotImplementedError
+
+    def connection_lost(self, error: OSError | None) -> None:
+        """It is over; the socket is closed after this. `error` where it failed."""
+        raise NotImplementedError
+
+    def pause_writing(self) -> None:
+        raise NotImplementedError
+
+    def resume_writing(self) -> None:
+        raise NotImplementedError
+
+    # -- reading
+
+    def on_event(self, events: int) -> None:
+        """The Reactor's call. What is so is found out from the socket: the event may be older than
+        what was done since."""
+        if self._backlog is not None and events != READABLE:
+            self._send_backlog()
+        if self._events & READABLE and events != WRITABLE:
+            try:
+                data = self.sock.recv(READ_BYTES)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                self._lose(error)
+                return
+            if data:
+                self.data_received(data)
+            else:
+                self._on_eof()
+
+    def _on_eof(self) -> None:
+        self._half_closed |= READABLE
+        self._watch(self._events & ~READABLE)
+        if not self.eof_received():
+            self.finish()
+
+    def pause_reading(self) -> None:
+        """Leave in the kernel what comes."""
+        self._watch(self._events & ~READABLE)
+
+    def resume_reading(self) -> None:
+        if not self.closing and not self._half_closed & READABLE:
+            self._watch(self._events | READABLE)
+
+    def _watch(self, events: int) -> None:
+        before = self._events
+        if events == before:
+            return
+        self._events = events
+        fd = self.sock.fileno()
+        if not events:
+            # Not an empty set of events: the kernel would still tell of a hang-up, each time anew.
+            self.reactor.forget(fd)
+        elif not before:
+            self.reactor.watch(fd, self, events)
+        else:
+            self.reactor.change(fd, events)
+
+    # -- writing
+
+    def send_now(self) -> None:
+        """Send what waits in `to_send`, which keeps it where nothing of it could be sent."""
+        data = self.to_send
+        if not data or self.closing:
+            return
+        if self._backlog is None:
+            try:
+                sent = self.sock.send(data)
+            except (BlockingIOError, InterruptedError):
+                sent = 0
+            except OSError as error:
+                self._lose(error)
+                return
+            self.to_send = b""
+            if sent != len(data):
+                self._keep(memoryview(data)[sent:])
+        else:
+            self.to_send = b""
+            self._keep(data)
+
+    def send(self, data: bytes) -> None:
+        """Send at once; nothing may wait in `to_send`."""
+        self.to_send = data
+        self.send_now()
+        self.to_send = b""
+
+    @property
+    def backlog_bytes(self) -> int:
+        """What was sent and the socket has not taken."""
+        return len(self._backlog) if self._backlog is not None else 0
+
+    def _keep(self, data: bytes | memoryview) -> None:
+        backlog = self._backlog
+        if backlog is None:
+            backlog = self._backlog = bytearray(data)
+            self._watch(self._events | WRITABLE)
+        else:
+            backlog += data
+        if len(backlog) > BACKLOG_HIGH and not self._over_high:
+            self._over_high = True
+            self.pause_writing()
+
+    def _send_backlog(self) -> None:
+        backlog = self._backlog
+        assert backlog is not None
+        try:
+            sent = self.sock.send(backlog)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self._lose(error)
+            return
+        del backlog[:sent]
+        if not backlog:
+            self._backlog = None
+            self._watch(self._events & ~WRITABLE)
+            if self._half_closed & WRITABLE:
+                self._shut_down()
+            if self.closing:
+                self._leave(None)
+                return
+        if self._over_high and len(backlog) <= BACKLOG_LOW:
+            self._over_high = False
+            if not self.closing:
+                self.resume_writing()
+
+    # -- ends
+
+    def write_eof(self) -> None:
+        """End our side once everything is sent."""
+        self.send_now()
+        if self.closing:
+            return
+        self._half_closed |= WRITABLE
+        if self._backlog is None:
+            self._shut_down()
+
+    def _shut_down(self) -> None:
+        try:
+            self.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass  # the other side has reset it; reading says so, too
+
+    def finish(self) -> None:
+        """Close when everything that was written is sent. Reads no more."""
+        if self.closing:
+            return
+        self.send_now()
+        self.closing = True
+        self._watch(self._events & ~READABLE)
+        if self._backlog is None:
+            self._leave(None)
+
+    def drop(self) -> None:
+        """Close at once; nothing that is still to be sent matters."""
+        self._lose(None)
+
+    def release(self) -> socket.socket:
+        """Give the socket away; the owner hears of its end, and it stays open. Nothing may wait to be
+        sent."""
+        sock = self.sock
+        self._watch(0)
+        self.sock = cast(socket.socket, None)
+        self.closing = True
+        self._leave(None)
+        return sock
+
+    def _lose(self, error: OSError | None) -> None:
+        self.closing = True
+        self._backlog = None
+        self._leave(error)
+
+    def _leave(self, error: OSError | None) -> None:
+        if self._ended:
+            return
+        self._ended = True
+        if self.sock is not None:
+            self._watch(0)
+        self.loop.call_soon(self._finish, error)
+
+    def _finish(self, error: OSError | None) -> None:
+        try:
+            self.connection_lost(error)
+        finally:
+            if self.sock is not None:
+                self.sock.close()
+
