@@ -157,20 +157,21 @@ class Exchange:
             return
         target = choose(client.client_ip)
         head = self.head
-        connection = target.pool.take() if head.idempotent and self.body is None else None
-        if connection is None:
-            self._attempt(target)
-            return
-        # As `_attempt` and `_send` do, for what nearly every request is.
-        self.target = target
-        self.connection = connection
-        self._sent = True
-        target.begin()
-        block = head.block
-        data = b"".join((head.line, block.forwarded, trace, block.rest))
-        target.bytes_out += len(data)
-        connection.start(self, data)
-        client.await_for(group.settings.response_timeout)
+        if self.body is None and head.idempotent:
+            connection = target.pool.take()
+            if connection is not None:
+                # As `_attempt` and `_send` do, for what nearly every request is.
+                self.target = target
+                self.connection = connection
+                self._sent = True
+                target.begin()
+                block = head.block
+                data = b"".join((head.line, block.forwarded, trace, block.rest))
+                target.bytes_out += len(data)
+                connection.start(self, data)
+                client.await_for(group.settings.response_timeout)
+                return
+        self._attempt(target)
 
     def feed(self, data: bytes) -> bytes:
         """Take the body's next bytes; returns what comes after it. Raises RequestError (400, 413)."""
@@ -315,14 +316,17 @@ class Exchange:
         self.client.start_tunnel(self, connection, answer, rest)
 
     def on_whole(self, head: ResponseHead, data: bytes) -> None:
-        client = self.client
-        if not (head.as_it_came and self.head.block.http_11):
-            self.on_response(head, data, len(head.raw), True)
+        raw, kept = head.raw, head.kept
+        answer = data if kept is raw else kept + data[len(raw) :]
+        self.status = status = head.status
+        self.bytes_out = len(data) - len(raw)
+        if not self.client.take_answer(self, answer):
+            self.bytes_out = 0
+            self.on_response(head, data, len(raw), True)
             self.on_end(b"")
             return
-        self.status = status = head.status
+        self.over = True
         self.connection = None
-        self.bytes_out += len(data) - len(head.raw)
         if self._retrying:
             self._end_retry()
         target = self.target
@@ -330,12 +334,6 @@ class Exchange:
         if status >= 500:
             target.status_5xx += 1
         target.end(perf_counter() - self.began)
-        self.over = True
-        if not client.take_answer(self, data):
-            keep = client.decide_keep(self)
-            start, _, _ = head.for_client(http_11=True, bodyless=False, keep=keep)
-            client.write(start + data[len(head.raw) :])
-            client.on_exchange_over(self)
 
     def on_response(self, head: ResponseHead, data: bytes, end: int, whole: bool) -> None:
         client = self.client

@@ -95,6 +95,17 @@ class HttpConnection(ClientStream):
         exchange = self._exchange
         if exchange is None:
             if self._turn < CLIENT:
+                last = self._last
+                if last is not None and not self._ahead:
+                    raw = last.raw
+                    if raw and data.startswith(raw):  # the former head, byte for byte
+                        self._begin(last, data[len(raw) :])
+                        return
+                    again = self.worker.heads.again(data, last)
+                    if again is not None:
+                        self._last = again
+                        self._begin(again, b"")
+                        return
                 self._read_request(self._ahead + data if self._ahead else data)
             elif self._turn == CLIENT:
                 self._ahead += data
@@ -168,17 +179,6 @@ class HttpConnection(ClientStream):
     def _read_request(self, data: bytes) -> None:
         """Take one request from the beginning of `data`, or wait for the rest of its head."""
         self._ahead = b""
-        last = self._last
-        if last is not None:
-            raw = last.raw
-            if raw and data.startswith(raw):  # the former head, byte for byte
-                self._begin(last, data[len(raw) :])
-                return
-            again = self.worker.heads.again(data, last)
-            if again is not None:
-                self._last = again
-                self._begin(again, b"")
-                return
         if data.startswith(
             b"\r\n"
         ):  # RFC 9112 §2.2: a few empty lines before a request are ignored
@@ -197,6 +197,7 @@ class HttpConnection(ClientStream):
             if end > MAX_REQUEST_LINE or end > self.listener.settings.max_header_bytes:
                 self._check_size(data[:end])
             raw = data if end == len(data) else data[:end]
+            last = self._last
             block = last.block if last is not None else None
             head = self.worker.heads.read(raw, block, self.fields, max_headers)
         except RequestError as error:
@@ -233,41 +234,51 @@ class HttpConnection(ClientStream):
 
     def _begin(self, head: RequestHead, rest: bytes) -> None:
         """One request has come; `rest` is its body and what follows."""
-        try:
-            group = self._group_for(head, rest)
+        worker = self.worker
+        worker.requests += 1
+        group = self.listener.only_group
+        if group is None or self.fields.trusted or self.refused:
+            try:
+                group = self._group_for(head, rest)
+            except RequestError as error:
+                self._refuse(error, head)
+                return
             if group is None:
                 return
-            exchange = Exchange(self, head, group)
-            self._exchange = exchange
-            self._turn = TARGET
-            self.worker.retries.active += 1
-            if not exchange.request_done:
-                rest = exchange.feed(rest) if rest else b""
+        self._exchange = exchange = Exchange(self, head, group)
+        self._turn = TARGET
+        worker.retries.active += 1
+        if not exchange.request_done:
+            try:
+                self._check_length(head)
+                if rest:
+                    rest = exchange.feed(rest)
                 if self._eof and not exchange.request_done:
                     raise RequestError(400, "http_request_error", "the body ended early")
-        except RequestError as error:
-            self._refuse(error, head)
-            return
+            except RequestError as error:
+                self._refuse(error, head)
+                return
         self._ahead = rest
         exchange.start()
-        if self._exchange is exchange and (rest or not exchange.request_done):
+        if (rest or not exchange.request_done) and self._exchange is exchange:
             self.update_reading()
+
+    def _check_length(self, head: RequestHead) -> None:
+        limit = self.listener.settings.max_body_bytes
+        if limit is not None and head.block.content_length > limit:
+            raise RequestError(413, "http_request_denied", f"a body of over {limit} bytes")
 
     def _group_for(self, head: RequestHead, rest: bytes) -> GroupRuntime | None:
         """Where a request goes, or None where it is answered already. Raises RequestError."""
         worker = self.worker
-        block = head.block
         listener = self.listener
-        worker.requests += 1
         if self.refused:
             raise RequestError(503, "connection_limit_reached", "too many connections")
-        limit = listener.settings.max_body_bytes
-        if limit is not None and block.content_length > limit:
-            raise RequestError(413, "http_request_denied", f"a body of over {limit} bytes")
+        self._check_length(head)
         fields = self.fields
         if fields.trusted:
             # Also without the field: a proxy's next request is another client's.
-            self.client_ip = listener.trusted.client(fields.peer, block.forwarded_for)
+            self.client_ip = listener.trusted.client(fields.peer, head.block.forwarded_for)
         group = listener.only_group
         if group is None:
             facts = RequestFacts(head, self.client_ip)
@@ -329,12 +340,12 @@ class HttpConnection(ClientStream):
     def take_answer(self, exchange: Exchange, data: bytes) -> bool:
         worker = self.worker
         if (
-            self._eof
-            or self._ahead
-            or self.to_send
-            or not self._writable
+            not exchange.head.block.memorable  # HTTP/1.1 that stays
             or not exchange.request_done
-            or not exchange.head.block.keep_alive
+            or self._ahead
+            or self._eof
+            or not self._writable
+            or self.to_send
             or worker.draining
             or len(data) > SEND_BYTES
         ):
@@ -347,8 +358,7 @@ class HttpConnection(ClientStream):
         worker.statuses[exchange.status // 100] += 1
         if worker.access_log is not None:
             self._log_exchange(exchange, exchange.status)
-        now = worker.timers.now
-        self.idle_since = now
+        self.idle_since = worker.timers.now
         self._turn = IDLE
         self.await_for(self.idle_timeout)
         if not self._reading:

@@ -96,18 +96,18 @@ class Reactor:
 
     def _send_all(self) -> None:
         self._scheduled = False
-        while self._outbox:
-            senders, self._outbox = self._outbox, []
-            turn = iter(senders)
-            self._in_turn = True  # what is added meanwhile leaves with the next round of this
-            while True:
-                try:
-                    for sender in turn:
-                        sender.send_now()
-                    break
-                except Exception as error:  # noqa: BLE001  the others' messages must still leave
-                    self._report("a message could not be sent", error)
-            self._in_turn = False
+        outbox = self._outbox
+        self._in_turn = True  # what is added meanwhile leaves with the rest
+        turn = iter(outbox)
+        while True:
+            try:
+                for sender in turn:  # after a failure: from the next one on
+                    sender.send_now()
+                break
+            except Exception as error:  # noqa: BLE001  the others' messages must still leave
+                self._report("a message could not be sent", error)
+        outbox.clear()
+        self._in_turn = False
 
     def _report(self, what: str, error: Exception) -> None:
         self._loop.call_exception_handler({"message": what, "exception": error})

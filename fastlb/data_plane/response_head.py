@@ -53,8 +53,8 @@ class ResponseBlock:
 @dataclass(slots=True)  # not frozen: one is made for each message, and that makes it dear
 class ResponseHead:
     """`line` is the status line with its CRLF, always of HTTP/1.1. `raw` is the head as it came; `whole`
-    the bytes of it and its body, where a Content-Length says so, else -1. `as_it_came` says that a client
-    of HTTP/1.1 that stays may get `raw`."""
+    the bytes of it and its body, where a Content-Length says so, else -1. `kept` is what a client of
+    HTTP/1.1 that stays gets, where there is such a length: `raw` itself if nothing was taken out."""
 
     status: int
     line: bytes
@@ -62,7 +62,7 @@ class ResponseHead:
     block: ResponseBlock
     raw: bytes
     whole: int
-    as_it_came: bool
+    kept: bytes
 
     @property
     def reusable(self) -> bool:
@@ -135,7 +135,9 @@ class ResponseReader:
             block,
             head,
             len(head) + length if framed and length is not None else -1,
-            http_11 and block.unchanged,
+            (head if http_11 and block.unchanged else b"".join((start, block.forwarded, b"\r\n")))
+            if framed
+            else b"",
         )
 
 
