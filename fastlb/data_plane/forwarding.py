@@ -7,7 +7,6 @@ Knows both sides' connections and no listening socket.
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import Protocol
@@ -318,6 +317,7 @@ class Exchange:
     def on_whole(self, head: ResponseHead, data: bytes) -> None:
         raw, kept = head.raw, head.kept
         answer = data if kept is raw else kept + data[len(raw) :]
+        self.connection = None  # first: it waits for others' requests, and must not be paced for this one
         self.status = status = head.status
         self.bytes_out = len(data) - len(raw)
         if not self.client.take_answer(self, answer):
@@ -326,7 +326,6 @@ class Exchange:
             self.on_end(b"")
             return
         self.over = True
-        self.connection = None
         if self._retrying:
             self._end_retry()
         target = self.target

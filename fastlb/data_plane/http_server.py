@@ -339,8 +339,10 @@ class HttpConnection(ClientStream):
 
     def take_answer(self, exchange: Exchange, data: bytes) -> bool:
         worker = self.worker
+        block = exchange.head.block
         if (
-            not exchange.head.block.memorable  # HTTP/1.1 that stays
+            not block.keep_alive
+            or not block.http_11
             or not exchange.request_done
             or self._ahead
             or self._eof

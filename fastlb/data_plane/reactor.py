@@ -31,16 +31,23 @@ class Sender(Protocol):
     def send_now(self) -> None: ...
 
 
+class Ending(Protocol):
+    """What is over, and is to be told so from outside of any other call."""
+
+    def tell_end(self) -> None: ...
+
+
 class Reactor:
     """One a worker. A descriptor must be forgotten before it is closed."""
 
-    __slots__ = ("_epoll", "_handlers", "_in_turn", "_loop", "_outbox", "_scheduled")
+    __slots__ = ("_ended", "_epoll", "_handlers", "_in_turn", "_loop", "_outbox", "_scheduled")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._epoll = select.epoll()
         self._handlers: list[Handler | None] = [None] * 1024
         self._outbox: list[Sender] = []
+        self._ended: list[Ending] = []
         self._in_turn = False
         self._scheduled = False
         loop.add_reader(self._epoll.fileno(), self._turn)
@@ -67,6 +74,16 @@ class Reactor:
         self._handlers[fd] = None
         self._epoll.unregister(fd)
 
+    def abandon(self, fd: int) -> None:
+        """As `forget`, of a descriptor that is closed before the next turn of the loop is over: the
+        kernel forgets it then by itself, and a system call is saved."""
+        self._handlers[fd] = None
+
+    def end_soon(self, ending: Ending) -> None:
+        """Call `ending.tell_end()` after this turn's events and messages."""
+        self._ended.append(ending)
+        self._schedule()
+
     def send_soon(self, sender: Sender) -> None:
         """Call `sender.send_now()` when everything that has come in this turn is handled.
 
@@ -74,6 +91,10 @@ class Reactor:
         each, which is most of what a small message costs.
         """
         self._outbox.append(sender)
+        if not self._in_turn and not self._scheduled:
+            self._schedule()
+
+    def _schedule(self) -> None:
         if not self._in_turn and not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._send_all)
@@ -108,6 +129,16 @@ class Reactor:
                 self._report("a message could not be sent", error)
         outbox.clear()
         self._in_turn = False
+        if self._ended:
+            self._tell_ends()
+
+    def _tell_ends(self) -> None:
+        endings, self._ended = self._ended, []
+        for ending in endings:
+            try:
+                ending.tell_end()
+            except Exception as error:  # noqa: BLE001  the others must still hear of theirs
+                self._report("the end of a connection failed", error)
 
     def _report(self, what: str, error: Exception) -> None:
         self._loop.call_exception_handler({"message": what, "exception": error})

@@ -91,7 +91,7 @@ class HeaderBlock:
     upgrade: bytes
     forwarded_for: bytes
     memorable: bool
-    """On a connection that stays, and nothing that changes its protocol: the next may be compared with it."""
+    """Of HTTP/1.1, and nothing in it changes the protocol: other requests may be compared with it."""
     bodyless: bool
 
 
@@ -176,7 +176,7 @@ class HeadReader:
             # The parser may wait for this request's body, and would take the next head for it.
             self._parser = httptools.HttpRequestParser(RequestParserShell())
             raise
-        if not (block.memorable and block.bodyless):
+        if not (block.memorable and block.keep_alive and block.bodyless):
             self._parser = httptools.HttpRequestParser(RequestParserShell())
         if block.memorable and len(block.raw) <= _REMEMBERED_BYTES:
             if len(self._blocks) >= _REMEMBERED_BLOCKS:
@@ -325,7 +325,7 @@ def _read_block(
         upgrade=wants_upgrade,
         forwarded_for=forwarded_for,
         # httptools takes Proxy-Connection for Connection, and `close` would end its parser.
-        memorable=keep_alive and http_11 and not (upgrade or expect or proxy_connection),
+        memorable=http_11 and not (upgrade or expect or proxy_connection),
         bodyless=not (size or chunked),
     )
 

@@ -27,6 +27,7 @@ class Stream:
         "_backlog",
         "_ended",
         "_events",
+        "_failure",
         "_half_closed",
         "_over_high",
         "closing",
@@ -51,6 +52,7 @@ class Stream:
         self._half_closed = 0
         """READABLE when the other side has ended, WRITABLE when ours is to end after the backlog."""
         self._ended = False
+        self._failure: OSError | None = None
 
     def open(self, sock: socket.socket) -> None:
         """Take a connected socket over, and read it. Raises OSError where the kernel has no room."""
@@ -216,9 +218,10 @@ class Stream:
             return
         self.send_now()
         self.closing = True
-        self._watch(self._events & ~READABLE)
         if self._backlog is None:
             self._leave(None)
+        else:
+            self._watch(WRITABLE)
 
     def drop(self) -> None:
         """Close at once; nothing that is still to be sent matters."""
@@ -243,14 +246,17 @@ class Stream:
         if self._ended:
             return
         self._ended = True
-        if self.sock is not None:
-            self._watch(0)
-        self.loop.call_soon(self._finish, error)
+        self._failure = error
+        if self._events:
+            self._events = 0
+            self.reactor.abandon(self.sock.fileno())
+        self.reactor.end_soon(self)
 
-    def _finish(self, error: OSError | None) -> None:
+    def tell_end(self) -> None:
+        """The Reactor's call, once this has ended."""
+        error, self._failure = self._failure, None
         try:
             self.connection_lost(error)
         finally:
             if self.sock is not None:
                 self.sock.close()
-

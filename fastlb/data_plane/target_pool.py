@@ -79,9 +79,7 @@ class TargetPool:
 
     def open(self, waiter: Waiter) -> Opening:
         """Open a connection for `waiter`, who is told from the loop, never from inside this call."""
-        connection = TargetConnection(
-            self._loop, self._reactor, self.target, self, self._reader
-        )
+        connection = TargetConnection(self._loop, self._reactor, self.target, self, self._reader)
         return Opening(self._loop, self._reactor, self.target, connection, waiter)
 
     def release(self, connection: TargetConnection, reusable: bool) -> None:

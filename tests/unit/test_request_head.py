@@ -332,7 +332,6 @@ def test_what_is_remembered_over_connections_is_bounded() -> None:
 @pytest.mark.parametrize(
     "head",
     [
-        request(b"Connection: close"),
         request(line=b"GET / HTTP/1.0"),
         request(b"Connection: keep-alive", line=b"GET / HTTP/1.0"),
         request(b"Connection: upgrade", b"Upgrade: websocket"),
@@ -341,7 +340,7 @@ def test_what_is_remembered_over_connections_is_bounded() -> None:
         request(b"Proxy-Connection: close"),
     ],
 )
-def test_what_ends_or_changes_a_connection_is_not_remembered(head: bytes) -> None:
+def test_what_changes_a_connection_is_not_remembered(head: bytes) -> None:
     assert not read(head).block.memorable
 
 
