@@ -68,6 +68,15 @@ class ClientStream(Stream):
         if len(self.to_send) > SEND_BYTES:
             self.send_now()
 
+    def write_parts(self, head: bytes, data: bytes, at: int) -> None:
+        """Write `head` and `data[at:]`; what is much is not copied together."""
+        size = len(head) + len(data) - at
+        if size > SEND_BYTES:
+            self.worker.bytes_out += size
+            self.send_parts(head, data, at)
+        else:
+            self.write(head + data[at:])
+
     def read_if(self, wanted: bool) -> None:
         """Read the client, or leave in the kernel what it sends."""
         if wanted is not self._reading and not self.closing:

@@ -18,6 +18,7 @@ from fastlb.data_plane.request_body import RequestBody
 from fastlb.data_plane.request_head import SAFE, RequestHead
 from fastlb.data_plane.response_head import ResponseHead, without_length
 from fastlb.data_plane.retry_budget import RetryBudget
+from fastlb.data_plane.stream import Stream
 from fastlb.data_plane.target_pool import LOCAL_ERRORS, Opening, TargetPool, is_refusal
 from fastlb.data_plane.target_runtime import GroupRuntime, TargetRuntime
 from fastlb.errors import RequestError
@@ -62,9 +63,19 @@ class Client(Protocol):
 
     def write(self, data: bytes) -> None: ...
 
-    def take_answer(self, exchange: Exchange, data: bytes) -> bool:
-        """The whole response as a client of HTTP/1.1 may get it, and with it the exchange is over; False
-        where something must be said beside it."""
+    def write_parts(self, head: bytes, data: bytes, at: int) -> None:
+        """Write `head` and `data[at:]`."""
+
+    @property
+    def stream(self) -> Stream:
+        """What is written goes there."""
+
+    def count_written(self, count: int) -> None:
+        """Bytes that came there past `write`."""
+
+    def take_answer(self, exchange: Exchange, head: ResponseHead, data: bytes) -> bool:
+        """The whole of a response, `data`, and with it the exchange is over; False where something must
+        be said beside it, or it is much."""
 
     def decide_keep(self, exchange: Exchange) -> bool:
         """Whether the client's connection stays open after this response."""
@@ -107,6 +118,9 @@ class Exchange:
     waited = 0.0
     """Seconds that it has waited there; `began` does not count them, since no target took them."""
     body: RequestBody | None = None
+    """Of a request whose body did not come whole with its head."""
+    payload = b""
+    """The whole body of one whose body did."""
     is_head = False
     wants_upgrade = False
     _sent = False
@@ -127,9 +141,6 @@ class Exchange:
         block = head.block
         if block.upgrade:
             self.wants_upgrade = True
-        if not block.bodyless:
-            self.request_done = False
-            self.body = RequestBody(head, client.max_body_bytes)
 
     @property
     def last_target(self) -> TargetRuntime | None:
@@ -156,7 +167,7 @@ class Exchange:
             return
         target = choose(client.client_ip)
         head = self.head
-        if self.body is None and head.idempotent:
+        if self.body is None:
             connection = target.pool.take()
             if connection is not None:
                 # As `_attempt` and `_send` do, for what nearly every request is.
@@ -165,12 +176,25 @@ class Exchange:
                 self._sent = True
                 target.begin()
                 block = head.block
-                data = b"".join((head.line, block.forwarded, trace, block.rest))
+                data = b"".join((head.line, block.forwarded, trace, block.rest, self.payload))
                 target.bytes_out += len(data)
-                connection.start(self, data)
+                if head.idempotent:
+                    connection.start(self, data)
+                else:
+                    connection.start_once(self, data)
                 client.await_for(group.settings.response_timeout)
                 return
         self._attempt(target)
+
+    def begin_body(self, data: bytes) -> bytes:
+        """Take what came with the head of a request that has a body; returns what comes after it. Raises
+        RequestError (400, 413)."""
+        if data and len(data) == self.head.block.content_length:
+            self.payload = data
+            return b""
+        self.request_done = False
+        self.body = RequestBody(self.head, self.client.max_body_bytes)
+        return self.feed(data) if data else b""
 
     def feed(self, data: bytes) -> bytes:
         """Take the body's next bytes; returns what comes after it. Raises RequestError (400, 413)."""
@@ -184,6 +208,21 @@ class Exchange:
             connection.target.sent(len(encoded))
             body.sent()
         return rest
+
+    @property
+    def bulk_left(self) -> int:
+        """Bytes of the body to come that may go to the target's connection past `feed`."""
+        body, connection = self.body, self.connection
+        return body.bulk_left if body is not None and connection is not None else 0
+
+    def on_body_moved(self, count: int) -> None:
+        """So many of those went there."""
+        body, target = self.body, self.target
+        assert body is not None
+        assert target is not None
+        body.moved(count)
+        self.request_done = body.done
+        target.sent(count)
 
     @property
     def holds_too_much(self) -> bool:
@@ -260,7 +299,7 @@ class Exchange:
         self._sent = True
         head = self.head
         block = head.block
-        data = b"".join((head.line, block.forwarded, self.trace, block.rest))
+        data = b"".join((head.line, block.forwarded, self.trace, block.rest, self.payload))
         if self.body is not None:
             data += self.body.held()
             self.body.sent()
@@ -315,14 +354,11 @@ class Exchange:
         self.client.start_tunnel(self, connection, answer, rest)
 
     def on_whole(self, head: ResponseHead, data: bytes) -> None:
-        raw, kept = head.raw, head.kept
-        answer = data if kept is raw else kept + data[len(raw) :]
-        self.connection = None  # first: it waits for others' requests, and must not be paced for this one
+        # First: it waits for others' requests by now, and must not be paced for this one.
+        self.connection = None
         self.status = status = head.status
-        self.bytes_out = len(data) - len(raw)
-        if not self.client.take_answer(self, answer):
-            self.bytes_out = 0
-            self.on_response(head, data, len(raw), True)
+        if not self.client.take_answer(self, head, data):
+            self.on_response(head, data, len(head.raw), True)
             self.on_end(b"")
             return
         self.over = True
@@ -336,19 +372,14 @@ class Exchange:
 
     def on_response(self, head: ResponseHead, data: bytes, end: int, whole: bool) -> None:
         client = self.client
-        block = head.block
         self.status = head.status
         keep = client.decide_keep(self)
         http_11 = self.head.block.http_11
-        if (
-            keep
-            and block.unchanged
-            and head.http_11
-            and http_11
-            and (block.length is not None or whole)
-            and head.status != 204
-        ):
-            client.write(data)  # what nearly every response is
+        if keep and http_11 and head.kept:  # what nearly every response is
+            if head.kept is head.raw:
+                client.write(data)
+            else:
+                client.write_parts(head.kept, data, end)
         else:
             bodyless = whole and len(data) == end
             start, self._chunk_out, ends = head.for_client(
@@ -356,8 +387,10 @@ class Exchange:
             )
             if ends:
                 client.close_after()
-            body = data[end:]
-            client.write(start + (encode([body]) if self._chunk_out and body else body))
+            if self._chunk_out and len(data) > end:
+                client.write(start + encode([data[end:]]))
+            else:
+                client.write_parts(start, data, end)
         self.bytes_out += len(data) - end
         if not whole:
             self._begin_answering()
@@ -381,6 +414,14 @@ class Exchange:
         else:
             client.write(b"".join(pieces))
         client.await_for(self.group.settings.response_timeout)
+
+    def bulk_sink(self) -> Stream | None:
+        return None if self._chunk_out else self.client.stream
+
+    def on_moved(self, count: int) -> None:
+        self.bytes_out += count
+        self.client.count_written(count)
+        self.client.await_for(self.group.settings.response_timeout)
 
     def on_end(self, trailers: bytes) -> None:
         self.connection = None

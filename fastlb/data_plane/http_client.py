@@ -22,6 +22,8 @@ from fastlb.errors import RequestError
 
 MAX_HEAD = 65536
 """Bytes of a response's head; AWS allows 32 K."""
+BULK_BYTES = 16384
+"""Of a body, still to come: from here on two splices cost less than reading and sending."""
 MAX_INTERIM = 16
 """1xx responses before a final one; more is a target gone wrong."""
 
@@ -54,6 +56,12 @@ class Receiver(Protocol):
         """The final head is `data[:end]`, the rest of `data` is body; `whole` where that is all of it."""
 
     def on_body(self, pieces: list[bytes]) -> None: ...
+
+    def bulk_sink(self) -> Stream | None:
+        """Where the bytes of a body may go past `on_body`, in the kernel; None where they must not."""
+
+    def on_moved(self, count: int) -> None:
+        """So many bytes of the body went there."""
 
     def on_end(self, trailers: bytes) -> None:
         """The response is complete, and the connection is released already."""
@@ -203,15 +211,15 @@ class TargetConnection(Stream):
             if state == _HEAD:
                 self._on_head(receiver, self._held + data if self._held else data)
             elif state == _LENGTH:
-                size = len(data)
-                if size < self._left:
-                    self._left -= size
+                left = self._left
+                if len(data) < left:
+                    self._left = self.sink_left = left - len(data)
                     receiver.on_body([data])
-                elif size == self._left:
+                elif len(data) == left:
                     receiver.on_body([data])
                     self._end(receiver, b"", leftover=False)
                 else:
-                    receiver.on_body([data[: self._left]])
+                    receiver.on_body([data[:left]])
                     self._end(receiver, b"", leftover=True)
             elif state == _CHUNKED:
                 self._on_chunked(receiver, data)
@@ -219,6 +227,24 @@ class TargetConnection(Stream):
                 receiver.on_body([data])
         except RequestError as error:
             self._fail(error, "malformed")
+
+    def _move(self) -> bool:
+        if self.receiver is None or self._state != _LENGTH or self._left != self.sink_left:
+            self.sink = None  # what comes is not that body any more
+            return False
+        return super()._move()
+
+    def moved(self, count: int) -> None:
+        target = self.target
+        target.bytes_in += count
+        if not target.heard:
+            target.hear()
+        receiver = self.receiver
+        assert receiver is not None
+        self._left = self.sink_left
+        receiver.on_moved(count)
+        if not self.sink_left:
+            self._end(receiver, b"", leftover=False)
 
     def _on_head(self, receiver: Receiver, data: bytes, *, hold: bool = True) -> None:
         while True:
@@ -284,6 +310,9 @@ class TargetConnection(Stream):
                 self._state = _LENGTH
                 self._left = length - got
                 receiver.on_response(head, data, end, False)
+                if self._left >= BULK_BYTES and self.receiver is receiver:
+                    self.sink = receiver.bulk_sink()
+                    self.sink_left = self._left
             elif got == length:
                 receiver.on_response(head, data, end, True)
                 self._end(receiver, b"", leftover=False)
@@ -329,7 +358,7 @@ class TargetConnection(Stream):
     def _end(self, receiver: Receiver, trailers: bytes, *, leftover: bool) -> None:
         if self.receiver is not receiver:
             return  # it gave up inside the callback
-        self.receiver = None
+        self.receiver = self.sink = None
         self._state = _IDLE
         self.fresh = False
         reusable = self._reusable and not leftover and receiver.request_done
@@ -423,6 +452,7 @@ class TargetConnection(Stream):
         """Close at once; nothing that is still to be sent matters any more."""
         self._state = _CLOSED
         self._held = self.to_send = b""
+        self.sink = None
         self.drop()
 
 

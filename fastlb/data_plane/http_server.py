@@ -24,11 +24,13 @@ from fastlb.data_plane.client_stream import (
     ClientStream,
 )
 from fastlb.data_plane.forwarding import Exchange
-from fastlb.data_plane.http_client import TargetConnection
+from fastlb.data_plane.http_client import BULK_BYTES, TargetConnection
 from fastlb.data_plane.listener_runtime import HttpListener, RequestFacts
 from fastlb.data_plane.own_answers import action_answer, error_answer
 from fastlb.data_plane.request_head import MAX_REQUEST_LINE, RequestHead, glimpse
+from fastlb.data_plane.response_head import ResponseHead
 from fastlb.data_plane.retry_budget import RetryBudget
+from fastlb.data_plane.stream import Stream
 from fastlb.data_plane.target_runtime import GroupRuntime
 from fastlb.data_plane.tunnel import Tunnel
 from fastlb.data_plane.worker_state import WorkerState
@@ -248,11 +250,10 @@ class HttpConnection(ClientStream):
         self._exchange = exchange = Exchange(self, head, group)
         self._turn = TARGET
         worker.retries.active += 1
-        if not exchange.request_done:
+        if not head.block.bodyless:
             try:
                 self._check_length(head)
-                if rest:
-                    rest = exchange.feed(rest)
+                rest = exchange.begin_body(rest)
                 if self._eof and not exchange.request_done:
                     raise RequestError(400, "http_request_error", "the body ended early")
             except RequestError as error:
@@ -299,6 +300,30 @@ class HttpConnection(ClientStream):
             return
         self._ahead = rest
         self.await_for(self._patience(exchange))
+        self.sink_left = exchange.bulk_left
+        self.sink = exchange.connection if self.sink_left >= BULK_BYTES else None
+        if exchange.request_done or exchange.holds_too_much:
+            self.update_reading()
+
+    def _move(self) -> bool:
+        exchange = self._exchange
+        if (
+            exchange is None
+            or exchange.connection is not self.sink
+            or exchange.bulk_left != self.sink_left
+        ):
+            self.sink = None  # what comes is not that body any more
+            return False
+        return super()._move()
+
+    def moved(self, count: int) -> None:
+        exchange = self._exchange
+        assert exchange is not None
+        self.worker.bytes_in += count
+        exchange.on_body_moved(count)
+        if exchange.request_done:
+            self.sink = None
+        self.await_for(self._patience(exchange))
         if exchange.request_done or exchange.holds_too_much:
             self.update_reading()
 
@@ -334,10 +359,17 @@ class HttpConnection(ClientStream):
     def later(self, seconds: float, call: Callable[[], None]) -> None:
         self.worker.loop.call_later(seconds, call)
 
+    @property
+    def stream(self) -> Stream:
+        return self
+
+    def count_written(self, count: int) -> None:
+        self.worker.bytes_out += count
+
     def await_body(self) -> None:
         self.await_for(self.idle_timeout)
 
-    def take_answer(self, exchange: Exchange, data: bytes) -> bool:
+    def take_answer(self, exchange: Exchange, head: ResponseHead, data: bytes) -> bool:
         worker = self.worker
         block = exchange.head.block
         if (
@@ -352,6 +384,10 @@ class HttpConnection(ClientStream):
             or len(data) > SEND_BYTES
         ):
             return False
+        at = len(head.raw)
+        exchange.bytes_out = len(data) - at
+        if head.kept is not head.raw:
+            data = head.kept + data[at:]
         worker.bytes_out += len(data)
         self.to_send = data
         self.reactor.send_soon(self)

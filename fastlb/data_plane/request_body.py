@@ -64,6 +64,16 @@ class RequestBody:
             encoded += encode_end(decoder.trailers)
         return self._keep(encoded), decoder.rest
 
+    @property
+    def bulk_left(self) -> int:
+        """How many of the bytes to come go to the target as they are, and need not be kept."""
+        return self._left if self._decoder is None and self._held is None else 0
+
+    def moved(self, count: int) -> None:
+        """So many of those went."""
+        self._left -= count
+        self.done = not self._left
+
     def _keep(self, encoded: bytes) -> bytes:
         if self._held is not None and encoded:
             self._held.append(encoded)

@@ -12,9 +12,11 @@ import socket
 from typing import cast
 
 from fastlb.data_plane.reactor import READABLE, WRITABLE, Reactor
+from fastlb.data_plane.splice import move
 
-READ_BYTES = 65536
-"""One read; what is held of a direction is at most one read and BACKLOG_HIGH."""
+READ_BYTES = 80 * 1024
+"""One read, of a body of 64 KiB with its head; what is held of a direction is at most one read and
+BACKLOG_HIGH."""
 BACKLOG_HIGH = 65536
 """More than this that the socket does not take, and whoever writes is asked to pause."""
 BACKLOG_LOW = 16384
@@ -33,6 +35,8 @@ class Stream:
         "closing",
         "loop",
         "reactor",
+        "sink",
+        "sink_left",
         "sock",
         "to_send",
     )
@@ -42,6 +46,9 @@ class Stream:
         self.reactor = reactor
         self.sock: socket.socket = cast(socket.socket, None)
         """None until `open` and after `release`."""
+        self.sink: Stream | None = None
+        """Where the next `sink_left` bytes go as they are: in the kernel, if it takes them."""
+        self.sink_left = 0
         self.to_send = b""
         """What leaves at the end of this turn of the loop."""
         self.closing = False
@@ -79,6 +86,10 @@ class Stream:
     def resume_writing(self) -> None:
         raise NotImplementedError
 
+    def moved(self, count: int) -> None:
+        """So many bytes went from here to `sink`, of the `sink_left` that are left."""
+        raise NotImplementedError
+
     # -- reading
 
     def on_event(self, events: int) -> None:
@@ -87,6 +98,8 @@ class Stream:
         if self._backlog is not None and events != READABLE:
             self._send_backlog()
         if self._events & READABLE and events != WRITABLE:
+            if self.sink is not None and self._move():
+                return
             try:
                 data = self.sock.recv(READ_BYTES)
             except (BlockingIOError, InterruptedError):
@@ -98,6 +111,33 @@ class Stream:
                 self.data_received(data)
             else:
                 self._on_eof()
+
+    def _move(self) -> bool:
+        """Splice into `sink`; False where what waits must be read."""
+        sink = self.sink
+        assert sink is not None
+        if sink.to_send or sink._backlog is not None or sink.closing:
+            return False
+        try:
+            found = move(self.sock.fileno(), sink.sock.fileno(), self.sink_left)
+        except (BlockingIOError, InterruptedError):
+            return True
+        except OSError as error:
+            self._lose(error)
+            return True
+        if found is None:
+            return False
+        count, left, failure = found
+        if not count:
+            self._on_eof()
+            return True
+        if failure is not None:
+            sink._lose(failure)
+        elif left:
+            sink._keep(left)
+        self.sink_left -= count
+        self.moved(count)
+        return True
 
     def _on_eof(self) -> None:
         self._half_closed |= READABLE
@@ -148,6 +188,27 @@ class Stream:
         else:
             self.to_send = b""
             self._keep(data)
+
+    def send_parts(self, head: bytes, data: bytes, at: int) -> None:
+        """Send `head` and then `data[at:]` at once, without making one of them."""
+        self.send_now()
+        body = memoryview(data)[at:]
+        if self.closing:
+            return
+        sent = 0
+        if self._backlog is None:
+            try:
+                sent = self.sock.sendmsg((head, body))
+            except (BlockingIOError, InterruptedError):
+                pass
+            except OSError as error:
+                self._lose(error)
+                return
+        if sent < len(head):
+            self._keep(head[sent:])
+            sent = len(head)
+        if sent < len(head) + len(body):
+            self._keep(body[sent - len(head) :])
 
     def send(self, data: bytes) -> None:
         """Send at once; nothing may wait in `to_send`."""
