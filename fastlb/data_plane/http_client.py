@@ -195,16 +195,8 @@ class TargetConnection(Stream):
                 and not (self._held or receiver.is_head or self._paused)
             ):
                 # The head is the one before, byte for byte, and its body is here.
-                self.receiver = None
-                self._state = _IDLE
                 self.bytes_seen = True
-                pool = self._pool
-                if self._reusable and pool.keeps and receiver.request_done:
-                    self.idle_since = pool.timers.now
-                    pool.idle.append(self)
-                else:
-                    self._put_back(self._reusable and receiver.request_done)
-                receiver.on_whole(last, data)
+                self._on_whole(receiver, last, data)
                 return
         self.bytes_seen = True
         try:
@@ -233,6 +225,18 @@ class TargetConnection(Stream):
             self.sink = None  # what comes is not that body any more
             return False
         return super()._move()
+
+    def _on_whole(self, receiver: Receiver, head: ResponseHead, data: bytes) -> None:
+        self.receiver = None
+        self._state = _IDLE
+        self.fresh = False
+        pool = self._pool
+        if self._reusable and receiver.request_done and pool.keeps and self.learned_timeout is None:
+            self.idle_since = pool.timers.now
+            pool.idle.append(self)
+        else:
+            self._put_back(self._reusable and receiver.request_done)
+        receiver.on_whole(head, data)
 
     def moved(self, count: int) -> None:
         target = self.target
@@ -314,8 +318,9 @@ class TargetConnection(Stream):
                     self.sink = receiver.bulk_sink()
                     self.sink_left = self._left
             elif got == length:
-                receiver.on_response(head, data, end, True)
-                self._end(receiver, b"", leftover=False)
+                if self._paused:
+                    self.pace(True)  # for a slow reader; the next one who gets it is another
+                self._on_whole(receiver, head, data)
             else:
                 receiver.on_response(head, data[: end + length], end, True)
                 self._end(receiver, b"", leftover=True)

@@ -24,6 +24,8 @@ _FIELDS = re.compile(
 )
 _LENGTH = frozenset((b"content-length",))
 _DIGITS = re.compile(rb"[0-9]{1,18}")
+_LENGTH_AS_WE_WRITE = re.compile(rb"0|[1-9][0-9]{0,17}")
+_KEEP_ALIVE = (b"Connection", b"keep-alive")
 _KEEP_ALIVE_TIMEOUT = re.compile(rb"(?i)(?:^|[,\s])timeout=([0-9]{1,6})")
 
 
@@ -31,7 +33,7 @@ class ResponseParserShell:
     """The callbacks of a httptools parser that only checks: there are none."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made for most messages, and that makes it dear
 class ResponseBlock:
     """What the fields of one response say; a pure function of the bytes after its status line.
 
@@ -142,6 +144,44 @@ class ResponseReader:
 
 
 def _read_block(head: bytes, at: int) -> ResponseBlock:
+    """The fields of a head whose grammar httptools has accepted; `at` is where the first begins."""
+    return _read_common(head, at, _FIELDS.findall(head, at - 1, len(head) - 2)) or _read_any(
+        head, at
+    )
+
+
+def _read_common(head: bytes, at: int, found: list[tuple[bytes, bytes]]) -> ResponseBlock | None:
+    """Of a head in which Content-Length, and Connection: keep-alive or not, is all that a proxy acts on,
+    both written as everybody writes them; None of any other. `_read_any` says the same of it."""
+    stays = len(found) == 2
+    if stays:
+        first, second = found
+        if first == _KEEP_ALIVE:
+            name, value = second
+        elif second == _KEEP_ALIVE:
+            name, value = first
+        else:
+            return None
+    elif len(found) == 1:
+        name, value = found[0]
+    else:
+        return None
+    if (
+        name not in (b"Content-Length", b"content-length")
+        or not _LENGTH_AS_WE_WRITE.fullmatch(value)
+        or b"\n%b: %b\r\n" % (name, value) not in head
+    ):
+        return None
+    raw = head[at:]
+    lines = raw[:-2]
+    if stays:
+        lines = (b"\n" + lines).replace(b"\nConnection: keep-alive\r\n", b"\n", 1)[1:]
+        if len(lines) + 26 != len(raw):
+            return None
+    return ResponseBlock(raw, lines, not stays, int(value), False, False, stays, None, b"")
+
+
+def _read_any(head: bytes, at: int) -> ResponseBlock:
     length: int | None = None
     chunked = False
     options = NO_OPTIONS
