@@ -15,6 +15,7 @@ import socket
 from collections.abc import Callable, Iterable
 
 from fastlb.data_plane.listen_filter import let_nobody_in
+from fastlb.data_plane.reactor import READABLE
 from fastlb.data_plane.worker_state import WorkerState
 from fastlb.target_table.counters import ROW, Worker
 
@@ -167,12 +168,12 @@ class Acceptor:
 
     def _listen(self) -> None:
         self._listening = True
-        self._state.loop.add_reader(self._fd, self._on_readable)
+        self._state.reactor.watch(self._fd, self, READABLE)
 
     def _pause(self) -> None:
         if self._listening:
             self._listening = False
-            self._state.loop.remove_reader(self._fd)
+            self._state.reactor.forget(self._fd)
 
     def _pause_for(self, seconds: float) -> None:
         self._pause()
@@ -186,7 +187,8 @@ class Acceptor:
             else:
                 self._shortage()
 
-    def _on_readable(self) -> None:
+    def on_event(self, _events: int) -> None:
+        """Somebody waits in the queue."""
         most = _most_descriptors()
         for _ in range(BATCH):
             total, alive = self._crowd.counts()

@@ -14,11 +14,14 @@ from fastlb.data_plane.worker_state import WorkerState
 from fastlb.model.listener import Forward, Listener
 from fastlb.model.matching import Router, choose_group
 
+REMEMBERED_PEERS = 4096
+"""Addresses whose fields are kept after their connections ended; some 1 MB."""
+
 
 class HttpListener:
     """One HTTP Listener. `only_group` is set where every request goes to the same group."""
 
-    __slots__ = ("host", "only_group", "port", "router", "settings", "trusted")
+    __slots__ = ("_fields", "host", "only_group", "port", "router", "settings", "trusted")
 
     def __init__(self, settings: Listener, groups: dict[str, GroupRuntime]) -> None:
         self.settings = settings
@@ -27,6 +30,7 @@ class HttpListener:
         self.trusted = TrustedProxies(settings.trusted_proxies)
         self.router = Router(settings)
         self.only_group: GroupRuntime | None = None
+        self._fields: dict[str, ForwardedFields] = {}
         self.find_group(groups)
 
     def find_group(self, groups: dict[str, GroupRuntime]) -> None:
@@ -37,7 +41,13 @@ class HttpListener:
 
     def fields_for(self, peer: str) -> ForwardedFields:
         """What each request of a connection from `peer` gets."""
-        return ForwardedFields(
+        found = self._fields.get(peer)
+        if found is not None:
+            return found
+        if len(self._fields) >= REMEMBERED_PEERS:
+            self._fields.clear()
+        self._fields[peer] = made = ForwardedFields(
+            peer=peer,
             client=peer.encode(),
             port=self.port,
             host=self.host,
@@ -45,6 +55,7 @@ class HttpListener:
             trusted=self.trusted.trusts(peer),
             strict=bool(self.trusted),
         )
+        return made
 
 
 class RequestFacts:

@@ -5,7 +5,7 @@ is kept for a second try. Knows no connection.
 from __future__ import annotations
 
 from fastlb.data_plane.chunked import ChunkedDecoder, ChunkError, encode, encode_end
-from fastlb.data_plane.request_head import IDEMPOTENT, RequestHead
+from fastlb.data_plane.request_head import RequestHead
 from fastlb.errors import RequestError
 
 REPLAY_BYTES = 65536
@@ -35,7 +35,7 @@ class RequestBody:
         self._decoder = ChunkedDecoder() if block.chunked else None
         self._limit = limit
         self._bytes = 0
-        self._replays = head.method in IDEMPOTENT
+        self._replays = head.idempotent
         self._held: list[bytes] | None = []
         self._held_bytes = 0
 
@@ -63,6 +63,16 @@ class RequestBody:
             self.done = True
             encoded += encode_end(decoder.trailers)
         return self._keep(encoded), decoder.rest
+
+    @property
+    def bulk_left(self) -> int:
+        """How many of the bytes to come go to the target as they are, and need not be kept."""
+        return self._left if self._decoder is None and self._held is None else 0
+
+    def moved(self, count: int) -> None:
+        """So many of those went."""
+        self._left -= count
+        self.done = not self._left
 
     def _keep(self, encoded: bytes) -> bytes:
         if self._held is not None and encoded:

@@ -19,6 +19,7 @@ from fastlb.model.target_group import TargetGroup
 from fastlb.target_table.counters import (
     BUCKETS,
     HISTOGRAM,
+    QUICK_BUCKETS,
     ROW,
     Cell,
     Counters,
@@ -141,7 +142,11 @@ class TargetRuntime:
         self.in_flight -= 1
         self._cells[self._base] = self.in_flight
         if seconds is not None:
-            self.histogram[bucket_of(int(seconds * 1e6))] += 1
+            elapsed = int(seconds * 1e6)
+            if 0 <= elapsed < 65536:
+                self.histogram[QUICK_BUCKETS[elapsed]] += 1
+            else:
+                self.histogram[bucket_of(elapsed)] += 1
         if not self._dirty:
             self._dirty = True
             self._table.dirty.append(self)

@@ -1,39 +1,14 @@
-"""An upgraded HTTP connection (WebSocket and the like): two sockets taken out of their transports, and
+"""An upgraded HTTP connection (WebSocket and the like): two sockets taken out of their Streams, and
 the same Pump as for TCP between them. Knows no HTTP."""
 
 from __future__ import annotations
 
-import asyncio
-import os
 import socket
 from collections.abc import Callable
 
 from fastlb.data_plane.splice import Pump
 from fastlb.data_plane.target_runtime import TargetRuntime
 from fastlb.data_plane.worker_state import WorkerState
-
-
-def detach(
-    client: asyncio.Transport, server: asyncio.Transport
-) -> tuple[socket.socket, socket.socket]:
-    """The sockets of both transports, non-blocking; the transports are gone, and nothing was sent of
-    that. Raises OSError where descriptors are short: then both transports are as they were.
-
-    Neither may have anything left to write, and their protocols must expect `connection_lost`.
-    """
-    first = os.dup(client.get_extra_info("socket").fileno())
-    try:
-        second = os.dup(server.get_extra_info("socket").fileno())
-    except OSError:
-        os.close(first)
-        raise
-    for transport in (client, server):
-        transport.pause_reading()
-        transport.abort()
-    taken = socket.socket(fileno=first), socket.socket(fileno=second)
-    for one in taken:
-        one.setblocking(False)
-    return taken
 
 
 class Tunnel:

@@ -93,7 +93,6 @@ class Worker:
         self._snapshot: Snapshot | None = None
         self._http: dict[str, HttpListener] = {}
         self._tcp: dict[str, TcpListener] = {}
-        self._adopting: set[asyncio.Task[None]] = set()
         self._handover: tuple[socket.socket, asyncio.Task[None]] | None = None
         self._ticks = 0
         self._rows = range(0)
@@ -143,6 +142,7 @@ class Worker:
             state.flush()
             if state.access_log is not None:
                 state.access_log.close()
+            state.reactor.close()
 
     # -- the takeover socket
 
@@ -271,21 +271,17 @@ class Worker:
         state = self._state
 
         def accepted(connection: socket.socket, address: str, refused: bool) -> None:
-            protocol = HttpConnection(state, self._http[key], address, refused)
-            state.connection_opened(protocol)
-            task = self._loop.create_task(self._adopt(connection, protocol))
-            self._adopting.add(task)
-            task.add_done_callback(self._adopting.discard)
+            client = HttpConnection(state, self._http[key], address, refused)
+            try:
+                connection.setblocking(False)
+                client.open(connection)
+            except OSError as error:
+                log.warning("a new connection from %s failed: %s", address, error)
+                connection.close()
+                return
+            state.connection_opened(client)
 
         return accepted
-
-    async def _adopt(self, connection: socket.socket, protocol: HttpConnection) -> None:
-        try:
-            await self._loop.connect_accepted_socket(lambda: protocol, connection)
-        except OSError as error:
-            log.warning("a new connection from %s failed: %s", protocol.peer, error)
-            connection.close()
-            self._state.connection_closed(protocol)
 
     def _tcp_accepted(self, key: str) -> Accepted:
         def accepted(connection: socket.socket, address: str, refused: bool) -> None:
@@ -388,7 +384,7 @@ class Worker:
         self._end_when_idle()
 
     def _end_when_idle(self) -> None:
-        if not self._state.connections and not self._adopting:
+        if not self._state.connections:
             self._end()
         elif not self._ended.done():
             self._loop.call_later(0.02, self._end_when_idle)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from fastlb.data_plane.access_log import AccessLog
+from fastlb.data_plane.reactor import Reactor
 from fastlb.data_plane.request_head import HeadReader
 from fastlb.data_plane.response_head import ResponseReader
 from fastlb.data_plane.retry_budget import RetryBudget
@@ -21,12 +22,6 @@ from fastlb.data_plane.target_runtime import TargetRuntime, TargetTable
 from fastlb.data_plane.timers import TimerWheel
 from fastlb.target_table.counters import Counters, Worker
 from fastlb.target_table.pipe import Evidence, Wanted, send
-
-
-class Sender(Protocol):
-    """Who has something to send."""
-
-    def send_now(self) -> None: ...
 
 
 class Connection(Protocol):
@@ -59,6 +54,7 @@ class WorkerState:
         self.loop = loop
         self.row = counters.row(row)
         self.timers = TimerWheel(loop, on_tick)
+        self.reactor = Reactor(loop)
         self.retries = RetryBudget()
         self.heads = HeadReader()
         self.responses = ResponseReader()
@@ -71,7 +67,6 @@ class WorkerState:
         self.requests = self.errors = self.accepted = self.rejected = self.accept_pauses = 0
         self.bytes_in = self.bytes_out = 0
         self.statuses = [0] * 6
-        self._outbox: list[Sender] = []
         self._pipe = pipe
         self._trace_prefix = b""
         self._trace_random = os.urandom(8).hex().encode()
@@ -79,28 +74,6 @@ class WorkerState:
         self.row[Worker.PID] = os.getpid()
         self.row[Worker.STARTED_NS] = time.monotonic_ns()
         self._renew_trace_prefix()
-
-    def send_soon(self, sender: Sender) -> None:
-        """Call `sender.send_now()` when everything that has come in this turn of the loop is handled.
-
-        All of a turn's messages then leave in one go: whoever receives them is woken once and not for
-        each, which is most of what a small message costs.
-        """
-        if not self._outbox:
-            self.loop.call_soon(self._send_all)
-        self._outbox.append(sender)
-
-    def _send_all(self) -> None:
-        senders, self._outbox = self._outbox, []
-        turn = iter(senders)
-        while True:
-            try:
-                for sender in turn:  # after a failure: from the next one on
-                    sender.send_now()
-                return
-            except Exception as error:  # noqa: BLE001  the others' messages must still leave
-                context = {"message": f"{sender!r} could not send", "exception": error}
-                self.loop.call_exception_handler(context)
 
     def connection_opened(self, connection: Connection) -> None:
         self.connections.add(connection)
@@ -170,4 +143,4 @@ class WorkerState:
         send(self._pipe, news)
 
     def _new_target(self, target: TargetRuntime) -> None:
-        target.pool = TargetPool(target, self.loop, self.timers, self.responses, self.send_soon)
+        target.pool = TargetPool(target, self.loop, self.reactor, self.timers, self.responses)

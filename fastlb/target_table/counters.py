@@ -89,6 +89,10 @@ def bucket_of(microseconds: int) -> int:
     return min((power << 2) + ((microseconds >> power) & 3) + 4, BUCKETS - 1)
 
 
+QUICK_BUCKETS = bytes(map(bucket_of, range(65536)))
+"""`bucket_of` of each latency under 65 ms, which nearly every one is: a third of its cost."""
+
+
 def bucket_bounds(bucket: int) -> tuple[int, int]:
     """The least latency of a bucket and the least of the next, in microseconds."""
     if bucket < 8:
