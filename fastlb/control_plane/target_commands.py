@@ -1,0 +1,398 @@
+"""What an operator says to targets: drained, disabled, weighed, added, removed, and back.
+
+Turns requests, plain values, into overrides on top of the configuration, and says what it did. A
+request that makes no sense raises ValueError with a sentence, and nothing has changed. An Instance
+of an auto scaling group is drained by its standby: there is one way to take one out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from fastlb.control_plane.group_targets import Parts
+from fastlb.control_plane.operator_overrides import OperatorOverrides
+from fastlb.control_plane.scaling import Scaling
+from fastlb.control_plane.target_impact import NO_IMPACT, Impact, impact_of_losing
+from fastlb.control_plane.target_naming import Named, find
+from fastlb.control_plane.target_registry import RegisteredTarget, resolve
+from fastlb.errors import FastlbError
+from fastlb.model.address import parse_target_address
+from fastlb.model.target_group import MOST_WEIGHT, Target
+from fastlb.model.target_override import (
+    Added,
+    Key,
+    OutMode,
+    OutOfUse,
+    Override,
+    Removed,
+    WeightOverride,
+    key_of,
+    parse_weight,
+)
+
+LONGEST_WAIT = 20.0
+"""Seconds that one request may wait; whoever wants to wait longer asks again."""
+LOOK_SECONDS = 0.02
+LONGEST_REASON = 200
+
+Request = Mapping[str, Any]
+Answer = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Meant:
+    """A registered target, by the key of its override, and its override as it is."""
+
+    target: RegisteredTarget
+    key: Key
+    override: Override
+
+    @property
+    def name(self) -> str:
+        return str(self.target)
+
+
+class TargetCommands:
+    """The commands by their names. Each request names a `target`, and its `group` where the same
+    address is in several; `reason` is kept, and `force` insists on what leaves a group worse off."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        overrides: OperatorOverrides,
+        scaling: Scaling,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._parts = parts
+        self._registry = parts.registry
+        self._overrides = overrides
+        self._scaling = scaling
+        self._clock = clock
+        self.by_name: dict[str, Callable[[Request], Any]] = {
+            "drain": self.drain,
+            "undrain": self.undrain,
+            "disable": self.disable,
+            "enable": self.enable,
+            "weight": self.weight,
+            "target_add": self.add,
+            "target_remove": self.remove,
+            "target_idle": self.idle,
+        }
+
+    # -- out of use, and back
+
+    def drain(self, request: Request) -> Answer:
+        """No new requests; its checks go on, so that it is back at once."""
+        return self._take_out(request, "drained")
+
+    def disable(self, request: Request) -> Answer:
+        """No new requests and no checks."""
+        return self._take_out(request, "disabled")
+
+    def undrain(self, request: Request) -> Answer:
+        return self._bring_back(request, "drained")
+
+    def enable(self, request: Request) -> Answer:
+        return self._bring_back(request, "disabled")
+
+    def _take_out(self, request: Request, mode: OutMode) -> Answer:
+        reason = _reason(request)
+        named = self._named(request)
+        if named.instance:
+            return self._stand_by(named, mode, reason)
+        meant = self._meant(named)
+        out = meant.override.out
+        if out is not None and out.mode == mode:
+            if reason and reason != out.reason:
+                again = replace(meant.override, out=replace(out, reason=reason))
+                return self._say(meant, again, f"{mode}, for another reason", reason)
+            return self._answer(meant, f"{meant.name} is {mode} already")
+        impact = self._insisted(meant.target, request)
+        override = replace(meant.override, out=OutOfUse(mode, self._clock(), reason))
+        return self._say(meant, override, mode, reason, impact=impact)
+
+    def _bring_back(self, request: Request, mode: OutMode) -> Answer:
+        reason = _reason(request)
+        named = self._named(request)
+        if named.instance:
+            answer: Answer = self._scaling.commands.bring_back({"instance": named.instance})
+            return {**answer, "instance": named.instance}
+        meant = self._meant(named)
+        out = meant.override.out
+        if out is None:
+            return self._answer(meant, f"{meant.name} is not {mode}: it is {meant.target.state}")
+        if out.mode != mode:
+            command = "undrain" if out.mode == "drained" else "enable"
+            raise ValueError(
+                f"{meant.name} is {out.mode}, not {mode}: "
+                f"fastlb {command} {meant.target.address} brings it back"
+            )
+        back = "no longer " + mode
+        return self._say(meant, replace(meant.override, out=None), back, reason)
+
+    def _stand_by(self, named: Named, mode: OutMode, reason: str) -> Answer:
+        try:
+            answer: Answer = self._scaling.commands.standby({"instance": named.instance})
+        except ValueError as error:
+            hint = (
+                f": fastlb standby {named.instance} --replace" if "--replace" in str(error) else ""
+            )
+            raise ValueError(f"{error}{hint}") from None
+        because = f"asked for by an operator: {reason}" if reason else "asked for by an operator"
+        self._registry.told("routing", named.instance, f"{mode}, which is standby", because)
+        said = f"{answer['said']} (standby, since it is an instance; fastlb return brings it back)"
+        return {**answer, "said": said, "instance": named.instance}
+
+    # -- weights
+
+    def weight(self, request: Request) -> Answer:
+        """`weight` is a number, or percent of the configured one as "50%"; with `reset` it is that."""
+        reason = _reason(request)
+        reset = _switch(request, "reset")
+        raw = request.get("weight")
+        if reset == (raw is not None):
+            raise ValueError("expected a weight such as 3 or 50%, or to reset it")
+        wanted = None
+        if not reset:
+            number, percent = parse_weight(raw)
+            wanted = WeightOverride(number, percent, self._clock(), reason)
+        meant = self._meant(self._named(request))
+        configured, before = meant.target.target.weight, meant.target.weight
+        after = configured if wanted is None else wanted.of(configured)
+        if after > MOST_WEIGHT:
+            raise ValueError(
+                f"{meant.name}: {raw} of the configured weight {configured} is over {MOST_WEIGHT}"
+            )
+        impact = NO_IMPACT if after else self._insisted(meant.target, request)
+        what = f"weight {before_and_after(before, after)}"
+        if wanted is None:
+            what += ", the configured one"
+        elif wanted.percent:
+            what += f" ({wanted} of {configured})"
+        return self._say(meant, replace(meant.override, weight=wanted), what, reason, impact=impact)
+
+    # -- coming and going
+
+    async def add(self, request: Request) -> Answer:
+        """A target that the configuration does not name, or one that was removed by `remove`."""
+        reason = _reason(request)
+        group = self._group(request)
+        address = parse_target_address(_text(request, "target"))
+        weight, backup = request.get("weight"), _switch(request, "backup")
+        number, percent = (1, False) if weight is None else parse_weight(weight)
+        if percent:
+            raise ValueError("a new target's weight is a number: there is none to take percent of")
+        key = (group, str(address))
+        target = self._overrides.configured(*key)
+        if target is not None and (weight is not None or backup):
+            raise ValueError(
+                f"target {address} of group {group} is configured: add it without a weight and "
+                "without backup, and change its weight by fastlb weight"
+            )
+        override = self._overrides.at(key)
+        if target is None:
+            target = Target(address, number, backup)
+            override = Override(added=Added(number, backup, self._clock(), reason))
+        elif override.removed is not None:
+            override = replace(override, removed=None)
+        # Where the name server is slow, nobody else waits for it.
+        try:
+            resolved = await asyncio.to_thread(resolve, address, group)
+            added = self._registry.register(group, target, resolved)
+        except FastlbError as error:
+            raise ValueError(str(error)) from None
+        except KeyError:
+            raise ValueError(f"group {group} is gone meanwhile") from None
+        trouble = self._overrides.set(key, override)
+        added.override = override
+        self._told(added, "added by an operator", reason)
+        self._parts.monitor.see_new()
+        said = f"{added} is added, and gets requests when its first check has passed"
+        meant = Meant(added, key, override)
+        return self._answer(meant, said, trouble or _until_stopped(meant))
+
+    def remove(self, request: Request) -> Answer:
+        """Drained first; gone when nothing is in flight there any more."""
+        reason = _reason(request)
+        self._group(request)
+        named = self._named(request)
+        if named.instance:
+            raise ValueError(
+                f"{named.address} is an instance: fastlb terminate {named.instance} ends it, "
+                f"fastlb standby {named.instance} takes it out"
+            )
+        meant = self._meant(named)
+        impact = self._insisted(meant.target, request)
+        configured = self._overrides.configured(*meant.key) is not None
+        # First said, then done: a supervisor that takes over amidst would have it back else.
+        removed = Removed(self._clock(), reason) if configured else None
+        trouble = self._overrides.set(meant.key, Override(removed=removed))
+        self._told(meant.target, "removed by an operator", reason)
+        self._scaling.targets.leave(meant.target)
+        stays = (
+            f"; it is configured, and stays out until fastlb target add {meant.key[0]} {meant.key[1]}"
+            if configured
+            else ""
+        )
+        said = f"{meant.name} is removed as soon as nothing is in flight there{stays}"
+        return self._answer(meant, said, trouble, impact)
+
+    # -- waiting
+
+    async def idle(self, request: Request) -> Answer:
+        """Whether nothing is in flight any more at a target that gets nothing new; waits for that up
+        to `wait` seconds. `back` where it gets new requests by now."""
+        group, address = _text(request, "group"), _text(request, "target")
+        raw = request.get("wait", 0)
+        if isinstance(raw, bool) or not isinstance(raw, int | float) or not 0 <= raw < 1e9:
+            raise ValueError(f"wait: expected seconds, got {raw!r}")
+        deadline = time.monotonic() + min(raw, LONGEST_WAIT)
+        since = self._parts.publication.next_generation
+        while True:
+            members = [one for one in self._registry.members(group) if str(one.address) == address]
+            out = [one for one in members if not one.active]
+            back = bool(members) and not out
+            idle = not out or self._scaling.targets.idle(out, since)
+            if idle or time.monotonic() >= deadline:
+                break
+            await asyncio.sleep(LOOK_SECONDS)
+        in_flight = sum(self._in_flight(one) for one in out)
+        return {
+            "idle": idle and not back,
+            "back": back,
+            "in_flight": in_flight,
+            "strangers": self._parts.strangers(),
+        }
+
+    def _in_flight(self, target: RegisteredTarget) -> int:
+        return self._parts.counters.target(target.index, self._parts.rows).in_flight
+
+    # -- who is meant, and what is said
+
+    def _group(self, request: Request) -> str:
+        group = request.get("group")
+        if not isinstance(group, str) or group not in self._overrides.groups:
+            known = ", ".join(self._overrides.groups) or "none"
+            raise ValueError(f"there is no target group {group!r}; there is: {known}")
+        return group
+
+    def _named(self, request: Request) -> Named:
+        word = _text(request, "target")
+        group = None if request.get("group") is None else self._group(request)
+        instances = {
+            str(one.address): (scaled.target_group, one.id)
+            for scaled in self._scaling.groups.values()
+            for one in scaled.fleet
+        }
+        known = [
+            Named(
+                one.group.name,
+                str(one.address),
+                str(one.target.address),
+                instances.pop(str(one.address), ("", ""))[1],
+            )
+            for one in self._registry
+            if not one.draining and group in (None, one.group.name)
+        ]
+        # In standby or pending: registered nowhere, and known by its id all the same.
+        known += [
+            Named(place, address, address, id)
+            for address, (place, id) in instances.items()
+            if group in (None, place)
+        ]
+        return find(word, known)
+
+    def _meant(self, named: Named) -> Meant:
+        for one in self._registry:
+            if one.group.name == named.group and str(one.address) == named.address:
+                if one.draining:
+                    continue
+                key = key_of(named.group, one.target)
+                return Meant(one, key, one.override)
+        raise ValueError(f"{named} is in no use at the moment")
+
+    def _insisted(self, target: RegisteredTarget, request: Request) -> Impact:
+        """What it comes to when this target gets nothing new. Raises ValueError where that is an
+        outage and nobody insists."""
+        force = _switch(request, "force")
+        impact = impact_of_losing(target, self._registry.members(target.group.name))
+        if impact.outage and not force:
+            raise ValueError(
+                f"{target} stays as it is: without it {impact.said}; --force does it all the same"
+            )
+        return impact
+
+    def _say(
+        self, meant: Meant, override: Override, what: str, reason: str, impact: Impact = NO_IMPACT
+    ) -> Answer:
+        """Kept first, then published: what was answered holds."""
+        trouble = self._overrides.set(meant.key, override)
+        self._registry.say(meant.target.index, override, what, _cause(reason))
+        self._parts.monitor.see_new()
+        return self._answer(meant, f"{meant.name}: {what}", trouble, impact)
+
+    def _told(self, target: RegisteredTarget, what: str, reason: str) -> None:
+        subject = str(target.address)
+        self._registry.told(
+            "routing", subject, what, f"in group {target.group.name}{_tail(reason)}"
+        )
+
+    def _answer(
+        self, meant: Meant, said: str, trouble: str = "", impact: Impact = NO_IMPACT
+    ) -> Answer:
+        """`warning` is what there is to mind."""
+        warnings = [impact.said, trouble]
+        return {
+            "said": said,
+            "warning": "; ".join(one for one in warnings if one),
+            "group": meant.target.group.name,
+            "target": str(meant.target.address),
+            "in_flight": self._in_flight(meant.target),
+        }
+
+
+def before_and_after(before: object, after: object) -> str:
+    return f"{_amount(before)} -> {_amount(after)}"
+
+
+def _amount(weight: Any) -> str:
+    return f"{float(weight):g}"
+
+
+def _until_stopped(meant: Meant) -> str:
+    if meant.override.added is None:
+        return ""
+    return "it lasts until fastlb is stopped: what is to stay belongs into the configuration"
+
+
+def _cause(reason: str) -> str:
+    return f"by an operator{_tail(reason)}"
+
+
+def _tail(reason: str) -> str:
+    return f": {reason}" if reason else ""
+
+
+def _reason(request: Request) -> str:
+    reason = request.get("reason") or ""
+    if not isinstance(reason, str) or len(reason) > LONGEST_REASON:
+        raise ValueError(f"expected a reason of at most {LONGEST_REASON} characters")
+    return " ".join(reason.split())
+
+
+def _switch(request: Request, name: str) -> bool:
+    value = request.get(name, False)
+    if not isinstance(value, bool):
+        raise ValueError(f"{name}: expected true or false, got {value!r}")
+    return value
+
+
+def _text(request: Request, name: str) -> str:
+    value = request.get(name)
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{name}: expected text, got {value!r}")
+    return value
