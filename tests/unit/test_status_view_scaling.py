@@ -212,6 +212,7 @@ def document(address: str) -> dict[str, Any]:
         "pid": 1,
         "version": "0.1.0",
         "uptime_s": 1.0,
+        "started": 0.0,
         "draining": False,
         "workers": [],
         "listeners": [],
