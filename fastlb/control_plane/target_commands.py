@@ -8,52 +8,47 @@ of an auto scaling group is drained by its standby: there is one way to take one
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from fastlb.control_plane.group_targets import Parts
 from fastlb.control_plane.operator_overrides import OperatorOverrides
 from fastlb.control_plane.scaling import Scaling
 from fastlb.control_plane.target_impact import NO_IMPACT, Impact, impact_of_losing
-from fastlb.control_plane.target_naming import Named, find
+from fastlb.control_plane.target_lookup import (
+    Meant,
+    Request,
+    TargetLookup,
+    reason_of,
+    seconds_of,
+    switch_of,
+    text_of,
+)
+from fastlb.control_plane.target_naming import Named
 from fastlb.control_plane.target_registry import RegisteredTarget, resolve
+from fastlb.control_plane.wording import count_of
 from fastlb.errors import FastlbError
 from fastlb.model.address import parse_target_address
 from fastlb.model.target_group import MOST_WEIGHT, Target
 from fastlb.model.target_override import (
     Added,
-    Key,
     OutMode,
     OutOfUse,
     Override,
     Removed,
     WeightOverride,
-    key_of,
     parse_weight,
 )
+
+log = logging.getLogger("fastlb.targets")
 
 LONGEST_WAIT = 20.0
 """Seconds that one request may wait; whoever wants to wait longer asks again."""
 LOOK_SECONDS = 0.02
-LONGEST_REASON = 200
-
-Request = Mapping[str, Any]
 Answer = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Meant:
-    """A registered target, by the key of its override, and its override as it is."""
-
-    target: RegisteredTarget
-    key: Key
-    override: Override
-
-    @property
-    def name(self) -> str:
-        return str(self.target)
 
 
 class TargetCommands:
@@ -71,6 +66,7 @@ class TargetCommands:
         self._registry = parts.registry
         self._overrides = overrides
         self._scaling = scaling
+        self._lookup = TargetLookup(parts.registry, overrides, scaling)
         self._clock = clock
         self.by_name: dict[str, Callable[[Request], Any]] = {
             "drain": self.drain,
@@ -100,35 +96,35 @@ class TargetCommands:
         return self._bring_back(request, "disabled")
 
     def _take_out(self, request: Request, mode: OutMode) -> Answer:
-        reason = _reason(request)
-        named = self._named(request)
+        reason = reason_of(request)
+        named = self._lookup.named(request)
         if named.instance:
             return self._stand_by(named, mode, reason)
-        meant = self._meant(named)
+        meant = self._lookup.meant(named)
         out = meant.override.out
         if out is not None and out.mode == mode:
             if reason and reason != out.reason:
                 again = replace(meant.override, out=replace(out, reason=reason))
                 return self._say(meant, again, f"{mode}, for another reason", reason)
-            return self._answer(meant, f"{meant.name} is {mode} already")
+            return self._answer(meant, f"{meant} is {mode} already")
         impact = self._insisted(meant.target, request)
         override = replace(meant.override, out=OutOfUse(mode, self._clock(), reason))
         return self._say(meant, override, mode, reason, impact=impact)
 
     def _bring_back(self, request: Request, mode: OutMode) -> Answer:
-        reason = _reason(request)
-        named = self._named(request)
+        reason = reason_of(request)
+        named = self._lookup.named(request)
         if named.instance:
             answer: Answer = self._scaling.commands.bring_back({"instance": named.instance})
             return {**answer, "instance": named.instance}
-        meant = self._meant(named)
+        meant = self._lookup.meant(named)
         out = meant.override.out
         if out is None:
-            return self._answer(meant, f"{meant.name} is not {mode}: it is {meant.target.state}")
+            return self._answer(meant, f"{meant} is not {mode}: it is {meant.target.state}")
         if out.mode != mode:
             command = "undrain" if out.mode == "drained" else "enable"
             raise ValueError(
-                f"{meant.name} is {out.mode}, not {mode}: "
+                f"{meant} is {out.mode}, not {mode}: "
                 f"fastlb {command} {meant.target.address} brings it back"
             )
         back = "no longer " + mode
@@ -151,8 +147,8 @@ class TargetCommands:
 
     def weight(self, request: Request) -> Answer:
         """`weight` is a number, or percent of the configured one as "50%"; with `reset` it is that."""
-        reason = _reason(request)
-        reset = _switch(request, "reset")
+        reason = reason_of(request)
+        reset = switch_of(request, "reset")
         raw = request.get("weight")
         if reset == (raw is not None):
             raise ValueError("expected a weight such as 3 or 50%, or to reset it")
@@ -160,12 +156,12 @@ class TargetCommands:
         if not reset:
             number, percent = parse_weight(raw)
             wanted = WeightOverride(number, percent, self._clock(), reason)
-        meant = self._meant(self._named(request))
+        meant = self._lookup.meant(self._lookup.named(request))
         configured, before = meant.target.target.weight, meant.target.weight
         after = configured if wanted is None else wanted.of(configured)
         if after > MOST_WEIGHT:
             raise ValueError(
-                f"{meant.name}: {raw} of the configured weight {configured} is over {MOST_WEIGHT}"
+                f"{meant}: {raw} of the configured weight {configured} is over {MOST_WEIGHT}"
             )
         impact = NO_IMPACT if after else self._insisted(meant.target, request)
         what = f"weight {before_and_after(before, after)}"
@@ -179,10 +175,10 @@ class TargetCommands:
 
     async def add(self, request: Request) -> Answer:
         """A target that the configuration does not name, or one that was removed by `remove`."""
-        reason = _reason(request)
-        group = self._group(request)
-        address = parse_target_address(_text(request, "target"))
-        weight, backup = request.get("weight"), _switch(request, "backup")
+        reason = reason_of(request)
+        group = self._lookup.group(request)
+        address = parse_target_address(text_of(request, "target"))
+        weight, backup = request.get("weight"), switch_of(request, "backup")
         number, percent = (1, False) if weight is None else parse_weight(weight)
         if percent:
             raise ValueError("a new target's weight is a number: there is none to take percent of")
@@ -199,9 +195,11 @@ class TargetCommands:
             override = Override(added=Added(number, backup, self._clock(), reason))
         elif override.removed is not None:
             override = replace(override, removed=None)
-        # Where the name server is slow, nobody else waits for it.
         try:
+            # Where the name server is slow, nobody else waits for it.
             resolved = await asyncio.to_thread(resolve, address, group)
+            if any(one.address == resolved for one in self._lookup.present(group)):
+                raise ValueError(f"target {resolved} is in group {group} already")
             added = self._registry.register(group, target, resolved)
         except FastlbError as error:
             raise ValueError(str(error)) from None
@@ -217,15 +215,15 @@ class TargetCommands:
 
     def remove(self, request: Request) -> Answer:
         """Drained first; gone when nothing is in flight there any more."""
-        reason = _reason(request)
-        self._group(request)
-        named = self._named(request)
+        reason = reason_of(request)
+        self._lookup.group(request)
+        named = self._lookup.named(request)
         if named.instance:
             raise ValueError(
                 f"{named.address} is an instance: fastlb terminate {named.instance} ends it, "
                 f"fastlb standby {named.instance} takes it out"
             )
-        meant = self._meant(named)
+        meant = self._lookup.meant(named)
         impact = self._insisted(meant.target, request)
         configured = self._overrides.configured(*meant.key) is not None
         # First said, then done: a supervisor that takes over amidst would have it back else.
@@ -238,7 +236,7 @@ class TargetCommands:
             if configured
             else ""
         )
-        said = f"{meant.name} is removed as soon as nothing is in flight there{stays}"
+        said = f"{meant} is removed as soon as nothing is in flight there{stays}"
         return self._answer(meant, said, trouble, impact)
 
     # -- waiting
@@ -246,11 +244,8 @@ class TargetCommands:
     async def idle(self, request: Request) -> Answer:
         """Whether nothing is in flight any more at a target that gets nothing new; waits for that up
         to `wait` seconds. `back` where it gets new requests by now."""
-        group, address = _text(request, "group"), _text(request, "target")
-        raw = request.get("wait", 0)
-        if isinstance(raw, bool) or not isinstance(raw, int | float) or not 0 <= raw < 1e9:
-            raise ValueError(f"wait: expected seconds, got {raw!r}")
-        deadline = time.monotonic() + min(raw, LONGEST_WAIT)
+        group, address = text_of(request, "group"), text_of(request, "target")
+        deadline = time.monotonic() + min(seconds_of(request, "wait"), LONGEST_WAIT)
         since = self._parts.publication.next_generation
         while True:
             members = [one for one in self._registry.members(group) if str(one.address) == address]
@@ -271,54 +266,12 @@ class TargetCommands:
     def _in_flight(self, target: RegisteredTarget) -> int:
         return self._parts.counters.target(target.index, self._parts.rows).in_flight
 
-    # -- who is meant, and what is said
-
-    def _group(self, request: Request) -> str:
-        group = request.get("group")
-        if not isinstance(group, str) or group not in self._overrides.groups:
-            known = ", ".join(self._overrides.groups) or "none"
-            raise ValueError(f"there is no target group {group!r}; there is: {known}")
-        return group
-
-    def _named(self, request: Request) -> Named:
-        word = _text(request, "target")
-        group = None if request.get("group") is None else self._group(request)
-        instances = {
-            str(one.address): (scaled.target_group, one.id)
-            for scaled in self._scaling.groups.values()
-            for one in scaled.fleet
-        }
-        known = [
-            Named(
-                one.group.name,
-                str(one.address),
-                str(one.target.address),
-                instances.pop(str(one.address), ("", ""))[1],
-            )
-            for one in self._registry
-            if not one.draining and group in (None, one.group.name)
-        ]
-        # In standby or pending: registered nowhere, and known by its id all the same.
-        known += [
-            Named(place, address, address, id)
-            for address, (place, id) in instances.items()
-            if group in (None, place)
-        ]
-        return find(word, known)
-
-    def _meant(self, named: Named) -> Meant:
-        for one in self._registry:
-            if one.group.name == named.group and str(one.address) == named.address:
-                if one.draining:
-                    continue
-                key = key_of(named.group, one.target)
-                return Meant(one, key, one.override)
-        raise ValueError(f"{named} is in no use at the moment")
+    # -- what is said
 
     def _insisted(self, target: RegisteredTarget, request: Request) -> Impact:
         """What it comes to when this target gets nothing new. Raises ValueError where that is an
         outage and nobody insists."""
-        force = _switch(request, "force")
+        force = switch_of(request, "force")
         impact = impact_of_losing(target, self._registry.members(target.group.name))
         if impact.outage and not force:
             raise ValueError(
@@ -333,13 +286,16 @@ class TargetCommands:
         trouble = self._overrides.set(meant.key, override)
         self._registry.say(meant.target.index, override, what, _cause(reason))
         self._parts.monitor.see_new()
-        return self._answer(meant, f"{meant.name}: {what}", trouble, impact)
+        said = f"{meant}: {what}"
+        in_flight = self._in_flight(meant.target)
+        if in_flight and not meant.target.active:
+            said += f"; {count_of(in_flight, 'request')} in flight"
+        return self._answer(meant, said, trouble, impact)
 
     def _told(self, target: RegisteredTarget, what: str, reason: str) -> None:
-        subject = str(target.address)
-        self._registry.told(
-            "routing", subject, what, f"in group {target.group.name}{_tail(reason)}"
-        )
+        log.info("%s: %s%s", target, what, _tail(reason))
+        cause = f"in group {target.group.name}{_tail(reason)}"
+        self._registry.told("routing", str(target.address), what, cause)
 
     def _answer(
         self, meant: Meant, said: str, trouble: str = "", impact: Impact = NO_IMPACT
@@ -375,24 +331,3 @@ def _cause(reason: str) -> str:
 
 def _tail(reason: str) -> str:
     return f": {reason}" if reason else ""
-
-
-def _reason(request: Request) -> str:
-    reason = request.get("reason") or ""
-    if not isinstance(reason, str) or len(reason) > LONGEST_REASON:
-        raise ValueError(f"expected a reason of at most {LONGEST_REASON} characters")
-    return " ".join(reason.split())
-
-
-def _switch(request: Request, name: str) -> bool:
-    value = request.get(name, False)
-    if not isinstance(value, bool):
-        raise ValueError(f"{name}: expected true or false, got {value!r}")
-    return value
-
-
-def _text(request: Request, name: str) -> str:
-    value = request.get(name)
-    if not isinstance(value, str) or not value:
-        raise ValueError(f"{name}: expected text, got {value!r}")
-    return value
