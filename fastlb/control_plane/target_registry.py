@@ -212,7 +212,7 @@ class TargetRegistry:
 
     def members(self, group: str) -> list[RegisteredTarget]:
         """The targets of a group, those included that leave."""
-        return list(self._members[group].values())
+        return list(self._members.get(group, {}).values())
 
     def entries(self) -> tuple[TargetEntry, ...]:
         """What the table says of the targets."""
