@@ -251,7 +251,9 @@ class TargetCommands:
             members = [one for one in self._registry.members(group) if str(one.address) == address]
             out = [one for one in members if not one.active]
             back = bool(members) and not out
-            idle = not out or self._scaling.targets.idle(out, since)
+            # One that was removed is through when it is gone.
+            leaving = any(one.draining for one in out)
+            idle = not leaving and (not out or self._scaling.targets.idle(out, since))
             if idle or time.monotonic() >= deadline:
                 break
             await asyncio.sleep(LOOK_SECONDS)
