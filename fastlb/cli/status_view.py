@@ -74,6 +74,8 @@ def _group(group: dict[str, Any], names: Names, now: float, width: int | None) -
     head = Text(clean(group["name"]), "bold")
     if group["fail_open"]:
         head.append("  FAIL OPEN: no target is healthy, all of them get traffic", "bold red")
+    elif group["targets"] and all(map(_gets_nothing, group["targets"])):
+        head.append("  OUT OF USE: no target gets requests", "bold red")
     about = wrapped(f"{group['algorithm']}; health check: {group['health_check']}", width)
     targets = group["targets"]
     for one in group.get("removed", ()):
@@ -102,6 +104,10 @@ def _group(group: dict[str, Any], names: Names, now: float, width: int | None) -
         remark = "; ".join(part for part in (name, _with_notes(_reason(one, now), one)) if part)
         placed += [line, *wrapped(remark, width, INDENT * 3)]
     return [head, *about, heads, *placed]
+
+
+def _gets_nothing(target: dict[str, Any]) -> bool:
+    return target["state"] in ("draining", "disabled") or not target["weight"]
 
 
 def _short(address: str, names: Names) -> str:

@@ -231,6 +231,7 @@ class TargetCommands:
         trouble = self._overrides.set(meant.key, Override(removed=removed))
         self._told(meant.target, "removed by an operator", reason)
         self._scaling.targets.leave(meant.target)
+        self._tell_impact(meant, impact)
         stays = (
             f"; it is configured, and stays out until fastlb target add {meant.key[0]} {meant.key[1]}"
             if configured
@@ -287,6 +288,7 @@ class TargetCommands:
         """Kept first, then published: what was answered holds."""
         trouble = self._overrides.set(meant.key, override)
         self._registry.say(meant.target.index, override, what, _cause(reason))
+        self._tell_impact(meant, impact)
         self._parts.monitor.see_new()
         said = f"{meant}: {what}"
         in_flight = self._in_flight(meant.target)
@@ -298,6 +300,12 @@ class TargetCommands:
         log.info("%s: %s%s", target, what, _tail(reason))
         cause = f"in group {target.group.name}{_tail(reason)}"
         self._registry.told("routing", str(target.address), what, cause)
+
+    def _tell_impact(self, meant: Meant, impact: Impact) -> None:
+        if impact.said:
+            log.warning("%s", impact.said)
+            cause = f"an operator took out target {meant.target.address}"
+            self._registry.told("routing", meant.key[0], impact.said, cause)
 
     def _answer(
         self, meant: Meant, said: str, trouble: str = "", impact: Impact = NO_IMPACT

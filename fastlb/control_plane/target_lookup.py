@@ -102,7 +102,8 @@ def reason_of(request: Request) -> str:
     reason = request.get("reason") or ""
     if not isinstance(reason, str) or len(reason) > LONGEST_REASON:
         raise ValueError(f"expected a reason of at most {LONGEST_REASON} characters")
-    return " ".join(reason.split())
+    # It goes into the log as well, where nothing of it may steer a terminal.
+    return "".join(c if c.isprintable() else "?" for c in " ".join(reason.split()))
 
 
 def switch_of(request: Request, name: str) -> bool:
