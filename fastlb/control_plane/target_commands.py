@@ -53,7 +53,10 @@ Answer = dict[str, Any]
 
 class TargetCommands:
     """The commands by their names. Each request names a `target`, and its `group` where the same
-    address is in several; `reason` is kept, and `force` insists on what leaves a group worse off."""
+    address is in several; `reason` is kept, and `force` insists on what leaves a group worse off.
+
+    The answer holds `said`, what there is to mind as `warning`, and `group`, `target` and `in_flight`;
+    where the target is an `instance`, its `group` is the auto scaling group."""
 
     def __init__(
         self,
@@ -81,13 +84,13 @@ class TargetCommands:
 
     # -- out of use, and back
 
-    def drain(self, request: Request) -> Answer:
+    async def drain(self, request: Request) -> Answer:
         """No new requests; its checks go on, so that it is back at once."""
-        return self._take_out(request, "drained")
+        return await self._waited(request, lambda: self._take_out(request, "drained"))
 
-    def disable(self, request: Request) -> Answer:
+    async def disable(self, request: Request) -> Answer:
         """No new requests and no checks."""
-        return self._take_out(request, "disabled")
+        return await self._waited(request, lambda: self._take_out(request, "disabled"))
 
     def undrain(self, request: Request) -> Answer:
         return self._bring_back(request, "drained")
@@ -213,8 +216,11 @@ class TargetCommands:
         meant = Meant(added, key, override)
         return self._answer(meant, said, trouble or _until_stopped(meant))
 
-    def remove(self, request: Request) -> Answer:
+    async def remove(self, request: Request) -> Answer:
         """Drained first; gone when nothing is in flight there any more."""
+        return await self._waited(request, lambda: self._let_go(request))
+
+    def _let_go(self, request: Request) -> Answer:
         reason = reason_of(request)
         self._lookup.group(request)
         named = self._lookup.named(request)
@@ -241,6 +247,16 @@ class TargetCommands:
         return self._answer(meant, said, trouble, impact)
 
     # -- waiting
+
+    async def _waited(self, request: Request, act: Callable[[], Answer]) -> Answer:
+        """Do it, and with `wait` answer when nothing is in flight any more, or after so long: what `idle`
+        says stands in the answer then."""
+        seconds = seconds_of(request, "wait")
+        answer = act()
+        if not seconds or "instance" in answer:
+            return answer
+        who = {"group": answer["group"], "target": answer["target"]}
+        return {**answer, **await self.idle({**who, "wait": seconds})}
 
     async def idle(self, request: Request) -> Answer:
         """Whether nothing is in flight any more at a target that gets nothing new; waits for that up

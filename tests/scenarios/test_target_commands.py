@@ -20,7 +20,7 @@ from tests.support.load import LoadClient, run_load
 from tests.support.processes import RUN_DIR_VARIABLE, wait_until
 from tests.support.raw_client import RawClient
 from tests.support.raw_target import RawTarget
-from tests.support.scaling import ScaledFastlb, group_of
+from tests.support.scaling import ScaledFastlb, ask, group_of
 from tests.support.targets import DemoTarget
 
 LISTEN = '[[listeners]]\naddress = "http://127.0.0.1:0"\ndefault = { forward = "web" }\n'
@@ -172,6 +172,8 @@ def test_a_disabled_target_is_not_probed_and_a_drained_one_is(
         assert status == 0
         count = len(probed)
         wait_until(lambda: len(probed) > count + 3, 10, "the drained one is probed")
+        answer = ask(fastlb.run_dir / fastlb.name, "drain", target=str(targets[0]), wait=10)
+        assert (answer["idle"], answer["in_flight"], answer["warning"]) == (True, 0, "")
         status, out, err = say(fastlb, f"disable {targets[0]}")
         assert (status, err) == (0, ""), "its group is not worse off than before"
         count = len(probed)
