@@ -19,7 +19,7 @@ from tests.support.fastlb import FastlbProcess
 from tests.support.load import LoadClient, run_load
 from tests.support.processes import RUN_DIR_VARIABLE, wait_until
 from tests.support.raw_client import RawClient
-from tests.support.raw_target import RawTarget
+from tests.support.raw_target import RawTarget, echo_requests
 from tests.support.scaling import ScaledFastlb, ask, group_of
 from tests.support.targets import DemoTarget
 
@@ -338,11 +338,21 @@ def test_what_was_said_outlives_the_supervisor_and_not_a_stop(
             assert not (first.run_dir / first.name / "overrides.json").exists()
 
 
-def test_an_instance_is_drained_by_its_standby(run_root: Path, say: Say) -> None:
-    with ScaledFastlb(run_root, LISTEN, group_of(min=1, max=3, desired=2), workers=1) as fastlb:
+def test_an_instance_is_drained_by_its_standby(
+    run_root: Path, start_raw_target: Callable[..., RawTarget], say: Say
+) -> None:
+    beside = start_raw_target(echo_requests)
+    check = {"interval": "0.2s"}
+    group = {"target_group": {"targets": [str(beside)], "health_check": check}}
+    bounds = {"min": 1, "max": 3, "desired": 2}
+    with ScaledFastlb(run_root, LISTEN, group_of(**group, **bounds), workers=1) as fastlb:
         one, other = fastlb.wait_steady(2)
         status, out, _ = say(fastlb, f"weight {one} 50%")
         assert (status, "weight 1 -> 0.5" in out) == (0, True)
+        assert say(fastlb, f"drain {beside}")[0] == 0
+        assert fastlb.reload(LISTEN, group_of(**group, **bounds | {"max": 4}))["changed"]
+        found = [target["override"] for target in fastlb.targets().values()]
+        assert sorted(map(str, found)) == ["None", "drained", "weight 50%"]
         address = fastlb.instances()[one]["address"]
         status, out, _ = say(fastlb, f"drain {address} --wait --reason disk")
         assert status == 0
