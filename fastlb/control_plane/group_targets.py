@@ -54,6 +54,8 @@ class GroupTargets:
     def leave(self, target: RegisteredTarget) -> None:
         """Let a target go that is no Instance: nothing new from now on, and out of the table when all
         that it has is finished, however long that takes. `look` sees to that."""
+        if target.draining:
+            return  # somebody sees it out already
         one = InstanceTarget(self, self._parts, target)
         one.drain()
         self._leaving.append(one)
@@ -63,7 +65,8 @@ class GroupTargets:
         settled = [one for one in self._leaving if one.settled]
         self._leaving = [one for one in self._leaving if one not in settled]
         for one in settled:
-            one.deregister()
+            if one.is_registered:
+                one.deregister()
         self.release_retired()
 
     def idle(self, targets: Iterable[RegisteredTarget], since: int) -> bool:
@@ -125,6 +128,10 @@ class InstanceTarget:
     def drain(self) -> None:
         self._parts.registry.drain(self._target.index)
         self._drained_at = self._parts.publication.next_generation
+
+    @property
+    def is_registered(self) -> bool:
+        return self._parts.registry.by_index(self._target.index) is self._target
 
     @property
     def has_strangers(self) -> bool:

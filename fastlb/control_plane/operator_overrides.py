@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 from fastlb.errors import FastlbError
@@ -72,7 +72,7 @@ class OperatorOverrides:
             if one.added is None:
                 continue
             target = Target(parse_address(key[1]), one.added.weight, one.added.backup)
-            trouble = self._why_not(key[0], target, resolve)
+            trouble = self._why_not(key[0], target, resolve, kept)
             if trouble:
                 del kept[key]
                 dropped.append(f"target {key[1]} of group {key[0]} is added no more: {trouble}")
@@ -85,13 +85,17 @@ class OperatorOverrides:
             self.save()
         return applied(self._configured.values(), kept, added)
 
-    def _why_not(self, group: str, target: Target, resolve: Resolve) -> str:
+    def _why_not(
+        self, group: str, target: Target, resolve: Resolve, kept: Mapping[Key, Override]
+    ) -> str:
         """Why a target that was added once cannot be beside what is configured now."""
         try:
             address = resolve(target.address, group)
         except FastlbError as error:
             return str(error)
         for one in self._configured[group].targets:
+            if kept.get(key_of(group, one), NOTHING).removed is not None:
+                continue
             try:
                 if resolve(one.address, group) == address:
                     return f"it is configured as {one.address}"

@@ -185,24 +185,27 @@ class TargetCommands:
         number, percent = (1, False) if weight is None else parse_weight(weight)
         if percent:
             raise ValueError("a new target's weight is a number: there is none to take percent of")
+        try:
+            # Where the name server is slow, nobody else waits for it.
+            resolved = await asyncio.to_thread(resolve, address, group)
+        except FastlbError as error:
+            raise ValueError(str(error)) from None
+        if any(one.address == resolved for one in self._lookup.present(group)):
+            raise ValueError(f"target {resolved} is in group {group} already")
         key = (group, str(address))
+        if self._overrides.configured(*key) is None:
+            key = (group, str(resolved))  # a name could be another address at the next start
         target = self._overrides.configured(*key)
+        override = replace(self._overrides.at(key), removed=None)
         if target is not None and (weight is not None or backup):
             raise ValueError(
                 f"target {address} of group {group} is configured: add it without a weight and "
                 "without backup, and change its weight by fastlb weight"
             )
-        override = self._overrides.at(key)
         if target is None:
-            target = Target(address, number, backup)
+            target = Target(resolved, number, backup)
             override = Override(added=Added(number, backup, self._clock(), reason))
-        elif override.removed is not None:
-            override = replace(override, removed=None)
         try:
-            # Where the name server is slow, nobody else waits for it.
-            resolved = await asyncio.to_thread(resolve, address, group)
-            if any(one.address == resolved for one in self._lookup.present(group)):
-                raise ValueError(f"target {resolved} is in group {group} already")
             added = self._registry.register(group, target, resolved)
         except FastlbError as error:
             raise ValueError(str(error)) from None

@@ -257,7 +257,7 @@ def test_targets_come_and_go_under_load(
     new = start_demo("new")
     with case.load(connections=8) as load:
         load.started()
-        status, out, err = say(fastlb, f"target add default {new} --weight 2")
+        status, out, err = say(fastlb, f"target add default localhost:{new.where} --weight 2")
         assert status == 0
         assert "gets requests when its first check has passed" in out
         assert "it lasts until fastlb is stopped" in err

@@ -181,6 +181,16 @@ def test_an_added_target_that_cannot_be_any_more_does_not_keep_fastlb_from_start
     ]
 
 
+def test_an_added_target_may_stand_in_for_a_removed_one(tmp_path: Path) -> None:
+    kept = OperatorOverrides(tmp_path)
+    kept.set(("web", "localhost:3"), Override(removed=Removed(1.0)))
+    kept.set(("web", "127.0.0.1:3"), Override(added=Added(5, False, 1.0)))
+    (web,) = kept.take(
+        [group("localhost:3")], lambda address, group: Address("127.0.0.1", address.port)
+    )
+    assert web.targets == (Target(parse_address("127.0.0.1:3"), 5),)
+
+
 def test_a_target_that_has_left_keeps_nothing_but_its_removal(tmp_path: Path) -> None:
     kept = OperatorOverrides(tmp_path)
     key = ("web", "127.0.0.1:1")
