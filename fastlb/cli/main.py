@@ -29,6 +29,14 @@ SECTIONS = {
         "activity": "show what auto scaling groups did, with cause and outcome",
         "why": "show decisions of scaling, health and routing, with their figures",
     },
+    "for one target": {
+        "drain": "give it no new requests and let it finish those that it has",
+        "undrain": "give a drained one requests again",
+        "disable": "give it neither requests nor health checks",
+        "enable": "check a disabled one again, and give it requests once it passes",
+        "weight": "set how much of its group's requests it gets",
+        "target": "add one to a group or remove it, whatever is configured",
+    },
     "for an auto scaling group": {
         "scale": "set how many instances a group should have",
         "refresh": "replace a group's instances by new ones, or cancel or undo that",

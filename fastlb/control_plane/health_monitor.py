@@ -58,7 +58,7 @@ class _Watched:
 
 
 class HealthMonitor:
-    """Watches every used target of the registry, those registered later included.
+    """Watches every used target of the registry that is not disabled, those registered later included.
 
     Reads the first `rows` rows of the counters, and of them those whose worker has set its pid.
     """
@@ -147,7 +147,7 @@ class HealthMonitor:
         """Take up the targets that came and leave those that went."""
         self._membership = self._registry.membership
         now = self._clock()
-        active = {target.index: target for target in self._registry if target.active}
+        active = {target.index: target for target in self._registry if target.watched}
         for index, watched in list(self._watched.items()):
             if active.get(index) is not watched.target:
                 self._forget_probe(watched)

@@ -3,6 +3,7 @@
     lock               flock'ed by the live supervisor for its whole life; holds its pid
     control.sock       `fastlb status` asks here
     worker-<pid>.sock  one a worker: a supervisor that takes over asks here
+    overrides.json     what operators said of targets, for a supervisor that takes over
 
 Knows nothing of what is said over the sockets.
 """

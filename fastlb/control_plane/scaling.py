@@ -50,7 +50,7 @@ class Scaling:
         self.decisions = History(run_dir.path / "decisions.jsonl")
         self._run_dir = run_dir
         self._records = Records(run_dir.path)
-        self._targets = GroupTargets(parts)
+        self.targets = GroupTargets(parts)
         self._strangers = parts.strangers
         self._unwanted: dict[str, str] = {}
         """Instances that are to end, by their ids, and why."""
@@ -75,7 +75,7 @@ class Scaling:
             group = Group(
                 settings,
                 place,
-                self._targets,
+                self.targets,
                 self._records,
                 self.activities,
                 self.decisions,
@@ -204,7 +204,7 @@ class Scaling:
             self._guarded(group, group.tick)
         if self._unwanted and not self._strangers():
             self._kill_unwanted()
-        self._targets.release_retired()
+        self.targets.look()
 
     def _end_ticking(self) -> None:
         if self._ticking is not None:

@@ -8,11 +8,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, Protocol
 
 import psutil
 
 import fastlb
+from fastlb.control_plane.operator_overrides import OperatorOverrides
 from fastlb.control_plane.scaling import Scaling
 from fastlb.control_plane.target_registry import RegisteredTarget, TargetRegistry
 from fastlb.control_plane.totals import Totals
@@ -21,6 +23,7 @@ from fastlb.model.configuration import Configuration
 from fastlb.model.health_check import HealthCheck
 from fastlb.model.listener import Action, Forward, Listener, Redirect
 from fastlb.model.target_group import TargetGroup
+from fastlb.model.target_override import Override
 from fastlb.target_table.counters import Counters, percentile
 from fastlb.target_table.counters import Worker as Head
 from fastlb.target_table.handover import listener_key
@@ -57,6 +60,8 @@ class Instance(Protocol):
     def totals(self) -> Totals: ...
     @property
     def scaling(self) -> Scaling: ...
+    @property
+    def overrides(self) -> OperatorOverrides: ...
     @property
     def workers(self) -> Sequence[Worker]: ...
     @property
@@ -150,6 +155,10 @@ class Status:
             "fail_open": registry.fail_open(group.name),
             "health_check": describe_check(group.health_check),
             "targets": self._targets(one for one in registry if one.group.name == group.name),
+            "removed": [
+                {"address": address, "overrides": _parts(override)}
+                for address, override in self._instance.overrides.removed(group.name)
+            ],
         }
 
     def _targets(self, targets: Iterable[RegisteredTarget]) -> list[dict[str, Any]]:
@@ -162,11 +171,14 @@ class Status:
             shown.append(
                 {
                     "address": entry.address,
-                    "weight": target.target.weight,
+                    "weight": _number(target.weight),
                     "backup": entry.backup,
                     "state": entry.state,
-                    "suspect": entry.suspect,
+                    "suspect": target.health.suspect,
+                    "health": target.health.state if target.watched else None,
                     "reason": target.describe(now),
+                    "override": ", ".join(what for what, _, _ in target.override.said()) or None,
+                    "overrides": _parts(target.override),
                     "in_flight": current.in_flight,
                     "requests": figures.requests,
                     "errors": figures.errors,
@@ -177,6 +189,16 @@ class Status:
                 }
             )
         return shown
+
+
+def _number(weight: int | Fraction) -> float:
+    """A whole number where it is one."""
+    return weight if isinstance(weight, int) else float(weight)
+
+
+def _parts(override: Override) -> list[dict[str, Any]]:
+    """What an operator said, since when and why."""
+    return [{"what": what, "since": at, "reason": why} for what, at, why in override.said()]
 
 
 def _listener(listener: Listener) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from fastlb.control_plane.control_socket import Command, ControlSocket
 from fastlb.control_plane.group_targets import Parts
 from fastlb.control_plane.health_monitor import HealthMonitor
 from fastlb.control_plane.listen_sockets import ListenSockets
+from fastlb.control_plane.operator_overrides import OperatorOverrides
 from fastlb.control_plane.orphans import Orphans
 from fastlb.control_plane.publication import Publication
 from fastlb.control_plane.reload import Load, Reload
@@ -36,7 +37,8 @@ from fastlb.control_plane.surroundings import (
     raise_open_files,
 )
 from fastlb.control_plane.takeover import take_over
-from fastlb.control_plane.target_registry import TargetRegistry
+from fastlb.control_plane.target_commands import TargetCommands
+from fastlb.control_plane.target_registry import TargetRegistry, resolve
 from fastlb.control_plane.totals import Totals
 from fastlb.control_plane.wording import count_of
 from fastlb.control_plane.worker_pool import PoolHooks, Worker, WorkerMain, WorkerPool
@@ -44,6 +46,7 @@ from fastlb.errors import FastlbError
 from fastlb.logs import start_logging
 from fastlb.model.configuration import Configuration
 from fastlb.model.listener import Forward
+from fastlb.model.target_override import key_of
 from fastlb.target_table.counters import Counters
 from fastlb.target_table.counters import Worker as Head
 from fastlb.target_table.layout import Snapshot
@@ -117,6 +120,7 @@ class Supervisor:
             run_dir = RunDir.take(self.configuration.name)
             cleanup.callback(run_dir.release)
             await self._start(run_dir, cleanup)
+            cleanup.callback(self.overrides.forget)
             cleanup.push_async_callback(self.scaling.kill)
             await self._serve()
         log.info("stopped")
@@ -149,8 +153,12 @@ class Supervisor:
         self.totals = Totals(self.counters, count)
         self._publication = Publication(self._writer, self._snapshot, self._on_published)
         cleanup.callback(self._publication.end)
+        self.overrides = OperatorOverrides(run_dir.path)
         self.registry = TargetRegistry(
-            given.target_groups, used_groups(given), self._publication.changed
+            self.overrides.take(given.target_groups, resolve),
+            used_groups(given),
+            self._publication.changed,
+            override_of=self.overrides.of,
         )
         self._monitor = HealthMonitor(
             self.registry, self.counters, count, asyncio.get_running_loop()
@@ -167,6 +175,8 @@ class Supervisor:
         self.scaling = Scaling(given, used_groups(given), run_dir, parts)
         self.registry.told = self.scaling.told
         self.scaling.adopt()
+        self.registry.left = self.overrides.left
+        self.overrides.keep({key_of(one.group.name, one.target) for one in self.registry})
         self.registry.seed(left.health)
         self._for_workers = with_holds(self.configuration)
         self._reload = Reload(given, self._load, self._on_reloaded, self.scaling.not_in_force)
@@ -181,6 +191,7 @@ class Supervisor:
             "status": lambda _: status.answer(),
             "reload": self._reload.answer,
             **self.scaling.commands.by_name,
+            **TargetCommands(parts, self.overrides, self.scaling).by_name,
         }
         self._control = ControlSocket(run_dir.control_socket, commands)
         await self._control.start()
@@ -337,6 +348,7 @@ class Supervisor:
         if not self._run_dir.intact:
             self._run_dir.renew()
             self.scaling.save_all()
+            self.overrides.save()
         await self._control.close()
         self._run_dir.control_socket.unlink(missing_ok=True)
         await self._control.start()

@@ -12,11 +12,13 @@ import logging
 import socket
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from fractions import Fraction
 
 from fastlb.errors import FastlbError
 from fastlb.model.address import Address
 from fastlb.model.target_group import Target, TargetGroup, TargetState
 from fastlb.model.target_health import Observation, TargetHealth, Transition
+from fastlb.model.target_override import NOTHING, Override
 from fastlb.target_table.counters import TARGETS, Counters
 from fastlb.target_table.layout import TargetEntry
 
@@ -24,6 +26,8 @@ log = logging.getLogger("fastlb.health")
 
 SHARE_STEPS = 16
 """Weights are whole numbers: a share of one is told to a sixteenth."""
+PERCENT_STEPS = 100
+"""The same of percent of a weight."""
 
 
 class RegisteredTarget:
@@ -37,6 +41,7 @@ class RegisteredTarget:
         "group",
         "health",
         "index",
+        "override",
         "scale",
         "share",
         "target",
@@ -51,6 +56,7 @@ class RegisteredTarget:
         address: Address,
         health: TargetHealth,
         used: bool,
+        override: Override = NOTHING,
     ) -> None:
         self.index = index
         self.group = group
@@ -58,7 +64,10 @@ class RegisteredTarget:
         self.address = address
         self.health = health
         self.used = used
+        self.override = override
+        """What an operator said of it, on top of `target`, which is what is configured."""
         self.draining = False
+        """Whether it leaves for good; one that an operator has drained may come back."""
         self.share = 1.0
         """Of what its weight would give it: less in a slow start."""
         self.scale = 1
@@ -71,12 +80,29 @@ class RegisteredTarget:
     def state(self) -> TargetState:
         if self.draining:
             return "draining"
-        return self.health.state if self.used else "unused"
+        if not self.used:
+            return "unused"
+        out = self.override.out
+        if out is not None:
+            return "draining" if out.mode == "drained" else "disabled"
+        return self.health.state
+
+    @property
+    def watched(self) -> bool:
+        """Whether its health is looked after: also while it is drained, so that it can come back."""
+        out = self.override.out
+        return self.used and not self.draining and (out is None or out.mode == "drained")
 
     @property
     def active(self) -> bool:
         """Whether it may get new requests at all, if only by failing open."""
-        return self.used and not self.draining
+        return self.watched and self.override.out is None and bool(self.weight)
+
+    @property
+    def weight(self) -> int | Fraction:
+        """As configured, or as an operator says."""
+        override, configured = self.override.weight, self.target.weight
+        return configured if override is None else override.of(configured)
 
     @property
     def eligible(self) -> bool:
@@ -93,15 +119,16 @@ class RegisteredTarget:
                 self._weight(),
                 self.target.backup,
                 self.state,
-                # Of one that leaves since it is unhealthy, `draining` alone would not tell those who
-                # wait on it that they had better go elsewhere.
-                self.health.suspect or (self.draining and self.health.state == "unhealthy"),
+                # Of one that is unhealthy, `draining` alone would not tell those who wait on it that
+                # they had better go elsewhere.
+                self.health.suspect
+                or (self.state == "draining" and self.health.state == "unhealthy"),
                 self.health.epoch,
             )
         return self._entry
 
     def _weight(self) -> int:
-        whole = self.target.weight * self.scale
+        whole = self.weight * self.scale
         return max(round(whole * self.share), 1) if whole else 0
 
     def touch(self) -> None:
@@ -114,6 +141,10 @@ class RegisteredTarget:
             return "finishing the requests that it has"
         if not self.used:
             return f"no listener forwards to group {self.group.name}"
+        if self.state == "disabled":
+            return "not checked"
+        if self.override.out is not None:
+            return f"{self.health.state}: {self.health.describe(now)}"
         return self.health.describe(now)
 
     def __str__(self) -> str:
@@ -128,8 +159,16 @@ def _tell_nobody(kind: str, subject: str, what: str, cause: str) -> None:
     pass
 
 
+def _says_nothing(group: str, target: Target) -> Override:
+    return NOTHING
+
+
 class TargetRegistry:
-    """All registered targets. Raises FastlbError for a target whose name cannot be resolved."""
+    """All registered targets. Raises FastlbError for a target whose name cannot be resolved.
+
+    What an operator said of a target is a layer of its own: `override_of` is asked whenever one is
+    registered, and what is configured can change under it.
+    """
 
     def __init__(
         self,
@@ -137,11 +176,13 @@ class TargetRegistry:
         used_groups: Collection[str],
         changed: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
+        override_of: Callable[[str, Target], Override] = _says_nothing,
     ) -> None:
         self._groups = {group.name: group for group in groups}
         self._used_groups = frozenset(used_groups)
         self._changed = changed
         self._clock = clock
+        self._override_of = override_of
         self._targets: dict[int, RegisteredTarget] = {}
         self._members: dict[str, dict[int, RegisteredTarget]] = {name: {} for name in self._groups}
         self._at: dict[tuple[str, Address], RegisteredTarget] = {}
@@ -153,9 +194,12 @@ class TargetRegistry:
         """Grows whenever a target comes, drains or goes."""
         self.told: Callable[[str, str, str, str], None] = _tell_nobody
         """Told of each decision: its kind, whom it is about, what, and why."""
+        self.left: Callable[[str, Target], None] = lambda group, target: None
+        """Told of each target that is registered no more, and at once not anew."""
         for group in self._groups.values():
             for target in group.targets:
                 self._add(group, target)
+            self._rescale(group.name)
 
     def __iter__(self) -> Iterator[RegisteredTarget]:
         return iter(self._targets.values())
@@ -165,6 +209,10 @@ class TargetRegistry:
 
     def by_index(self, index: int) -> RegisteredTarget | None:
         return self._targets.get(index)
+
+    def members(self, group: str) -> list[RegisteredTarget]:
+        """The targets of a group, those included that leave."""
+        return list(self._members.get(group, {}).values())
 
     def entries(self) -> tuple[TargetEntry, ...]:
         """What the table says of the targets."""
@@ -178,9 +226,12 @@ class TargetRegistry:
         """Whether the workers use all targets of this group, since none is eligible."""
         return not self._eligible[group] and any(t.active for t in self._members[group].values())
 
-    def register(self, group: str, target: Target) -> RegisteredTarget:
-        """Add a target; it gets requests after its first passed check."""
-        added = self._add(self._groups[group], target)
+    def register(
+        self, group: str, target: Target, resolved: Address | None = None
+    ) -> RegisteredTarget:
+        """Add a target; it gets requests after its first passed check. `resolved` is its address where
+        a name was looked up already."""
+        added = self._add(self._groups[group], target, resolved)
         self._rescale(group)
         log.info("%s registered", added)
         self.told("routing", str(added.address), "registered", f"in group {group}")
@@ -199,13 +250,34 @@ class TargetRegistry:
         """All weights of a group in sixteenths while one of its targets has less than its share."""
         members = self._members[group].values()
         scale = SHARE_STEPS if any(one.share < 1 for one in members) else 1
+        if any(one.weight.denominator > 1 for one in members):
+            scale = PERCENT_STEPS
         for one in members:
             if one.scale != scale:
                 one.scale = scale
                 one.touch()
 
+    def say(self, index: int, override: Override, what: str, cause: str) -> None:
+        """An operator says this of the target from now on; `what` changed by it, and why."""
+        target = self._targets[index]
+        eligible, was_watched = target.eligible, target.watched
+        target.override = override
+        if target.watched and not was_watched:
+            # Nobody knows what became of it meanwhile; the epoch goes on for the workers' sake.
+            epoch = target.health.epoch
+            target.health = TargetHealth.new(target.group.health_check, self._clock())
+            target.health.epoch = epoch + 1
+        target.touch()
+        self._rescale(target.group.name)
+        self._eligible[target.group.name] += target.eligible - eligible
+        self.membership += 1
+        log.info("%s: %s: %s", target, what, cause)
+        self.told("routing", str(target.address), what, cause)
+        self._note_fail_open(target.group.name, was_eligible=eligible)
+        self._changed()
+
     def drain(self, index: int) -> None:
-        """Send no new requests to the target; those that it has go on."""
+        """Let the target leave: no new requests; those that it has go on."""
         target = self._targets[index]
         if target.draining:
             return
@@ -218,11 +290,12 @@ class TargetRegistry:
     def deregister(self, index: int) -> None:
         """Take the target out of the table. Its index is not given away before `release`."""
         target = self._targets[index]
-        if target.active:
+        if not target.draining:
             self._set_draining(target)
         del self._targets[index], self._members[target.group.name][index]
         if self._at.get((target.group.name, target.address)) is target:
             del self._at[target.group.name, target.address]
+            self.left(target.group.name, target.target)
         self._unreleased.add(index)
         self.membership += 1
         self._rescale(target.group.name)
@@ -253,7 +326,7 @@ class TargetRegistry:
 
     def observe(self, target: RegisteredTarget, seen: Observation) -> Transition | None:
         """Take in what was seen of a target; a Transition is logged and reported."""
-        if not target.active:
+        if not target.watched:
             return None
         eligible = target.eligible
         transition = target.health.observe(seen, self._clock())
@@ -271,8 +344,10 @@ class TargetRegistry:
         target.changed()
         return transition
 
-    def _add(self, group: TargetGroup, target: Target) -> RegisteredTarget:
-        address = resolve(target.address, group.name)
+    def _add(
+        self, group: TargetGroup, target: Target, resolved: Address | None = None
+    ) -> RegisteredTarget:
+        address = resolved or resolve(target.address, group.name)
         known = self._at.get((group.name, address))
         if known is not None and not known.draining:
             raise FastlbError(f"target {address} is registered twice in group {group.name}")
@@ -287,7 +362,8 @@ class TargetRegistry:
             )
         health = TargetHealth.new(group.health_check, self._clock())
         used = group.name in self._used_groups
-        added = RegisteredTarget(index, group, target, address, health, used)
+        override = self._override_of(group.name, target)
+        added = RegisteredTarget(index, group, target, address, health, used, override)
         self._targets[index] = self._members[group.name][index] = added
         self._at[group.name, address] = added
         self._eligible[group.name] += added.eligible

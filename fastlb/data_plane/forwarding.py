@@ -22,6 +22,7 @@ from fastlb.data_plane.stream import Stream
 from fastlb.data_plane.target_pool import LOCAL_ERRORS, Opening, TargetPool, is_refusal
 from fastlb.data_plane.target_runtime import GroupRuntime, TargetRuntime
 from fastlb.errors import RequestError
+from fastlb.model.target_group import OUT_OF_USE
 
 HELD_HEAD_SECONDS = 2.5
 """How long a response's head may wait for its body's first byte: longer than it takes to suspect a hung
@@ -572,6 +573,8 @@ class Exchange:
     def _again(self, target: TargetRuntime) -> bool:
         if self.over:
             return False
+        if target.state in OUT_OF_USE and self.group.choose is not None:
+            return self._elsewhere()  # drained since, and there are others
         self._try_again(target, fresh=True)
         return True
 

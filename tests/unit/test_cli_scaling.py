@@ -122,7 +122,6 @@ def test_a_refusal_is_told_in_the_supervisor_s_words(
         ("protect", "expected INSTANCE: id of the instance"),
         ("terminate i-1 i-2", "expected INSTANCE, got 2 words: i-1 i-2"),
         ("refresh --cancel --rollback", "not allowed with argument --cancel"),
-        ("why web", "use --name web"),
         ("activity -n x", 'expected a whole number of at least 0, got "x"'),
         ("activity -n -1", 'expected a whole number of at least 0, got "-1"'),
     ],

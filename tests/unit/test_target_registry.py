@@ -23,6 +23,7 @@ from fastlb.model.target_health import (
     Stalled,
     StallOver,
 )
+from fastlb.model.target_override import NOTHING, Added, OutOfUse, Override, WeightOverride
 from fastlb.target_table.counters import TARGETS, Cell, Counters, block
 
 
@@ -455,3 +456,148 @@ def test_who_registered_a_target_hears_of_each_change_of_its_health(changes: Cha
     see(registry, target.index, CheckPassed(101.0))
     see(registry, target.index, RequestFailed(1, "refused", ""))
     assert heard == ["healthy", "unhealthy"]
+
+
+# -- what operators say
+
+DRAINED = Override(out=OutOfUse("drained", 1.0))
+DISABLED = Override(out=OutOfUse("disabled", 1.0))
+
+
+def say(registry: TargetRegistry, index: int, override: Override) -> None:
+    registry.say(index, override, "said", "by a test")
+
+
+def test_a_drained_target_gets_nothing_even_by_failing_open_and_is_watched_on(
+    changes: Changes,
+) -> None:
+    registry = web(changes)
+    make_healthy(registry)
+    target = registry.by_index(0)
+    assert target is not None
+    before = registry.membership
+    say(registry, 0, DRAINED)
+    assert registry.membership == before + 1
+    assert states(registry) == ["draining", "healthy"]
+    assert registry.eligible("web") == 1
+    assert (target.watched, target.active, target.eligible) == (True, False, False)
+    assert target.describe(100.0) == "healthy: check passed, last 0.0 s ago"
+    see(registry, 1, RequestFailed(1, "refused", ""))
+    assert registry.fail_open("web"), "to the other one alone"
+    see(registry, 0, RequestFailed(1, "reset", ""))
+    assert target.health.state == "unhealthy"
+    assert registry.entries()[0].suspect, "who waits there may go elsewhere"
+    registry.observe(target, CheckPassed(101.0))
+    assert registry.fail_open("web")
+    say(registry, 0, NOTHING)
+    assert states(registry) == ["healthy", "unhealthy"], "it is back at once: its checks went on"
+    assert not registry.fail_open("web")
+
+
+def test_a_disabled_target_is_not_watched_and_comes_back_unknown(changes: Changes) -> None:
+    registry = web(changes)
+    make_healthy(registry)
+    target = registry.by_index(0)
+    assert target is not None
+    epoch = target.health.epoch
+    say(registry, 0, DISABLED)
+    assert states(registry) == ["disabled", "healthy"]
+    assert registry.observe(target, CheckFailed(101.0, "refused")) is None
+    assert target.describe(100.0) == "not checked"
+    say(registry, 0, NOTHING)
+    assert states(registry) == ["initial", "healthy"]
+    assert registry.eligible("web") == 1
+    registry.observe(target, RequestFailed(epoch, "reset", "from before"))
+    registry.observe(target, CheckPassed(102.0))
+    assert states(registry) == ["healthy", "healthy"]
+
+
+def test_weights_are_said_exactly_in_whole_numbers(changes: Changes) -> None:
+    registry = web(changes)
+    say(registry, 0, Override(weight=WeightOverride(1, True, 1.0)))
+    assert [one.weight for one in registry.entries()] == [1, 100]
+    registry.set_share(1, 0.5)
+    assert [one.weight for one in registry.entries()] == [1, 50]
+    say(registry, 0, Override(weight=WeightOverride(3, False, 1.0)))
+    assert [one.weight for one in registry.entries()] == [48, 8]
+    registry.set_share(1, 1.0)
+    assert [one.weight for one in registry.entries()] == [3, 1]
+
+
+def test_a_weight_of_zero_is_no_new_requests(changes: Changes) -> None:
+    registry = web(changes)
+    make_healthy(registry)
+    say(registry, 0, Override(weight=WeightOverride(0, True, 1.0)))
+    assert states(registry) == ["healthy", "healthy"]
+    assert registry.eligible("web") == 1
+    see(registry, 1, RequestFailed(1, "refused", ""))
+    assert registry.fail_open("web")
+    assert registry.entries()[0].weight == 0
+
+
+def test_what_is_said_is_asked_for_at_each_registration(changes: Changes) -> None:
+    left = []
+    registry = TargetRegistry(
+        [group("web", "127.0.0.1:9001")],
+        {"web"},
+        changes,
+        changes.clock,
+        override_of=lambda name, target: DRAINED if target.address.port == 9002 else NOTHING,
+    )
+    registry.left = lambda name, target: left.append(str(target.address))
+    added = registry.register("web", Target(parse_address("127.0.0.1:9002")))
+    assert states(registry) == ["initial", "draining"]
+    registry.drain(added.index)
+    again = registry.register("web", Target(parse_address("127.0.0.1:9002")))
+    registry.deregister(added.index)
+    assert left == [], "another one is there"
+    registry.deregister(again.index)
+    assert left == ["127.0.0.1:9002"]
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 2),
+            st.sampled_from(
+                [
+                    NOTHING,
+                    DRAINED,
+                    DISABLED,
+                    Override(weight=WeightOverride(0, False, 1.0)),
+                    Override(weight=WeightOverride(33, True, 1.0)),
+                    Override(added=Added(1, False, 1.0)),
+                    CheckPassed(200.0),
+                    CheckFailed(200.0, "no"),
+                    RequestFailed(99, "reset", ""),
+                    Stalled(1.0, 1),
+                    StallOver("well"),
+                    "drain",
+                ]
+            ),
+        ),
+        max_size=30,
+    )
+)
+def test_the_count_of_eligible_targets_is_right_whatever_is_said_and_seen(
+    steps: list[tuple[int, object]],
+) -> None:
+    changes = Changes()
+    made = group("web", "127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3")
+    registry = TargetRegistry([made], {"web"}, changes, changes.clock)
+    for index, step in steps:
+        if isinstance(step, Override):
+            say(registry, index, step)
+        elif step == "drain":
+            registry.drain(index)
+        else:
+            see(registry, index, step)
+        changes.now += 1
+        members = registry.members("web")
+        assert registry.eligible("web") == sum(one.eligible for one in members)
+        for one in members:
+            entry = one.entry
+            assert (entry.state in ("draining", "disabled")) == (
+                one.draining or one.override.out is not None
+            )
+            assert not (one.eligible and not (one.active and entry.weight))
