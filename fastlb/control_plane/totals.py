@@ -7,7 +7,8 @@ before. What a worker holds at the moment (connections, in flight) dies with it.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
+from typing import Any, Protocol
 
 from fastlb.target_table.counters import BLOCK, BUCKETS, HISTOGRAM, Cell, Counters, Worker, block
 from fastlb.target_table.layout import TargetEntry
@@ -42,15 +43,38 @@ class TargetFigures:
     queue_wait_us: int = 0
     histogram: list[int] = field(default_factory=lambda: [0] * BUCKETS)
 
+    def __add__(self, other: TargetFigures) -> TargetFigures:
+        *own, ours = astuple(self)
+        *more, theirs = astuple(other)
+        sums = [a + b for a, b in zip(own, more, strict=True)]
+        return TargetFigures(*sums, [a + b for a, b in zip(ours, theirs, strict=True)])
+
+
+class Before(Protocol):
+    """What another supervisor's workers did, in all and for each target."""
+
+    def head(self, cell: Worker) -> int: ...
+    def target(self, group: str, address: str) -> TargetFigures | None: ...
+
 
 class Totals:
-    """Sums over the living workers' rows and what the dead ones left."""
+    """Sums over the living workers' rows and what the dead ones left; `before` is added, where another
+    supervisor passed the instance on."""
 
     def __init__(self, counters: Counters, rows: int) -> None:
         self._counters = counters
         self._rows = rows
         self._heads = dict.fromkeys(GROWING, 0)
         self._targets: dict[Key, TargetFigures] = {}
+        self.before: Before | None = None
+
+    def left_by_dead(self) -> dict[str, Any]:
+        """What no row shows, for a supervisor that gets the rows: plain values for `InheritedTotals`."""
+        heads = {int(cell): value for cell, value in self._heads.items()}
+        return {
+            "heads": heads,
+            "targets": [(*key, *astuple(one)) for key, one in self._targets.items()],
+        }
 
     def absorb(self, index: int, targets: Iterable[TargetEntry]) -> None:
         """Remember the row of a dead worker, and zero it."""
@@ -82,7 +106,8 @@ class Totals:
 
     def head(self, cell: Worker) -> int:
         """A head cell summed: over all workers ever where it only grows, else over the living."""
-        return self._heads.get(cell, 0) + sum(
+        before = self.before.head(cell) if self.before is not None and cell in self._heads else 0
+        return before + self._heads.get(cell, 0) + sum(
             self._counters.row(index)[cell] for index in range(self._rows)
         )
 
@@ -101,6 +126,8 @@ class Totals:
         dead = self._targets.get(key_of(target)) or TargetFigures()
         alive = self._counters.target(target.index, self._rows)
         histogram = self._counters.histogram(target.index, self._rows)
+        if self.before is not None:
+            dead += self.before.target(target.group, target.address) or TargetFigures()
         return TargetFigures(
             dead.requests + alive.requests,
             dead.errors + alive.errors,
