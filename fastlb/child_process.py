@@ -68,6 +68,7 @@ class ChildProcess:
             extra_groups=None if user is None else user.groups,
             preexec_fn=before_exec,
         )
+        UNREAPED.add(self._process.pid)
         self._own_group = own_group
         self.command = tuple(command)
         self.pid = self._process.pid
@@ -130,6 +131,7 @@ class ChildProcess:
         if self._pidfd >= 0:
             os.close(self._pidfd)
             self._pidfd = -1
+        UNREAPED.discard(self.pid)
         _LEFT.append(self._process)
 
     def _ended(self) -> int:
@@ -141,10 +143,13 @@ class ChildProcess:
         if self._own_group:
             self.send_signal(signal.SIGKILL)
         self._process.wait()
+        UNREAPED.discard(self.pid)
         os.close(self._pidfd)
         self._pidfd = -1
 
 
+UNREAPED: set[int] = set()
+"""The pids of children whose exit status somebody here is to take."""
 _LEFT: list[subprocess.Popen[bytes]] = []
 """Children that were let go, and are this process's to reap as long as it lives."""
 

@@ -22,6 +22,7 @@ SECTIONS = {
         "run": "balance HTTP and TCP over health-checked targets until stopped",
         "check": "say every error of a configuration; --print shows all defaults",
         "reload": "let an instance read its configuration anew, and deploy it",
+        "upgrade": "let this release take over from a running one, without losing a request",
         "demo": "try it out on http://127.0.0.1:8080, in front of demo workers",
     },
     "to see what it does": {
@@ -71,6 +72,7 @@ def run(argv: list[str]) -> int:
             )
         arguments = parser.parse_args(with_negative_values(words))
         arguments.app_command = tuple(app_command or ())
+        arguments.words = tuple(argv[1:])
         command: Callable[[argparse.Namespace], int] = arguments.command
         status = command(arguments)
         sys.stdout.flush()

@@ -6,7 +6,7 @@ then, and only the sums are kept after it. Knows no process.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import astuple
 from typing import Any
 
@@ -17,19 +17,20 @@ from fastlb.target_table.layout import TargetEntry
 
 class InheritedTotals:
     """`counters` are the other supervisor's, whose workers wrote the first `rows`; `entries` are its
-    targets; `dead` is what its `export` said. Owns the counters."""
+    targets. Owns the counters."""
 
-    def __init__(
-        self, counters: Counters, rows: int, entries: Iterable[TargetEntry], dead: dict[str, Any]
-    ) -> None:
+    def __init__(self, counters: Counters, rows: int, entries: Iterable[TargetEntry]) -> None:
         self._counters: Counters | None = counters
         self._rows = rows
         self._entries = {(one.group, one.address): one for one in entries}
         self._heads = dict.fromkeys(GROWING, 0)
-        for cell, value in dead.get("heads", {}).items():
-            self._heads[Worker(int(cell))] = int(value)
         self._targets: dict[tuple[str, str], TargetFigures] = {}
-        for _, group, address, *figures in dead.get("targets", ()):
+
+    def add_dead(self, said: dict[str, Any]) -> None:
+        """What the other one's `export` says, which no row shows."""
+        for cell, value in said.get("heads", {}).items():
+            self._heads[Worker(int(cell))] += int(value)
+        for _, group, address, *figures in said.get("targets", ()):
             self._add((str(group), str(address)), TargetFigures(*figures))
 
     def head(self, cell: Worker) -> int:
@@ -42,7 +43,9 @@ class InheritedTotals:
         if self._counters is None or entry is None:
             return known
         living = Totals(self._counters, self._rows).target(entry)
-        return living if known is None else known + living
+        if known is not None:
+            living.add(known)
+        return living
 
     def plain_targets(self) -> list[tuple[Any, ...]]:
         """As `Totals.left_by_dead` says them; no column of ours is theirs."""
@@ -64,8 +67,7 @@ class InheritedTotals:
         self._counters = None
 
     def _add(self, key: tuple[str, str], figures: TargetFigures) -> None:
-        known = self._targets.get(key)
-        self._targets[key] = figures if known is None else known + figures
+        self._targets.setdefault(key, TargetFigures()).add(figures)
 
     def _rows_head(self, cell: Worker) -> int:
         if self._counters is None:
@@ -73,11 +75,16 @@ class InheritedTotals:
         return sum(self._counters.row(index)[cell] for index in range(self._rows))
 
 
-def export(totals: Totals, before: InheritedTotals | None) -> dict[str, Any]:
-    """What a supervisor that gets our counters cannot see in them, `before` included."""
+def export(
+    totals: Totals, before: InheritedTotals | None, registered: Collection[tuple[str, str]]
+) -> dict[str, Any]:
+    """What a supervisor that gets our counters cannot see in them, `before` included: in all, and for
+    each of the targets that are `registered`, by group and address."""
     plain = totals.left_by_dead()
     if before is not None:
         for cell in GROWING:
             plain["heads"][int(cell)] += before.head(cell)
-        plain["targets"] += before.plain_targets()
+        plain["targets"] += [
+            one for one in before.plain_targets() if (one[1], one[2]) in registered
+        ]
     return plain

@@ -37,7 +37,8 @@ HELD_AGAIN = 5.0
 
 class Scaling:
     """The groups by their names, those left out to whose target group no listener forwards: their
-    instances would never be checked. `before` is what `leave` ended. Raises FastlbError for a user of a launch template that cannot be."""
+    instances would never be checked. `before` is what `leave` ended. Raises FastlbError for a user of a
+    launch template that cannot be."""
 
     def __init__(
         self,
@@ -51,7 +52,7 @@ class Scaling:
         self.decisions = History(run_dir.path / "decisions.jsonl")
         self._run_dir = run_dir
         self._records = Records(run_dir.path)
-        self._targets = GroupTargets(parts) if before is None else before._targets
+        self._targets: GroupTargets = GroupTargets(parts) if before is None else before._targets
         self._strangers = parts.strangers
         self._unwanted: dict[str, str] = {}
         """Instances that are to end, by their ids, and why."""

@@ -47,8 +47,8 @@ class Owner(Protocol):
     async def take_back(self, why: str) -> None:
         """The new one has ended and left no trace but files: go on."""
 
-    def hand_over(self) -> dict[str, Any]:
-        """The new one is ready: let the workers go; the last words."""
+    def hand_over(self, pid: int) -> dict[str, Any]:
+        """The new one, `pid`, is ready: let the workers go; the last words."""
 
 
 class Succession:
@@ -73,6 +73,10 @@ class Succession:
     def under_way(self) -> bool:
         """Whether the instances are another supervisor's to lead, though the instance is not yet."""
         return self._pidfd >= 0
+
+    @property
+    def started(self) -> bool:
+        return self._bound is not None
 
     @property
     def present(self) -> bool:
@@ -194,7 +198,7 @@ class Succession:
             log.error("the takeover by pid %d failed, this supervisor goes on: %s", pid, why)
             await self._owner.take_back(why)
             return
-        last = self._owner.hand_over()
+        last = self._owner.hand_over(pid)
         last["remains"] = self.remains()
         try:
             async with asyncio.timeout(LET_GO_WITHIN):

@@ -43,11 +43,13 @@ class TargetFigures:
     queue_wait_us: int = 0
     histogram: list[int] = field(default_factory=lambda: [0] * BUCKETS)
 
-    def __add__(self, other: TargetFigures) -> TargetFigures:
-        *own, ours = astuple(self)
-        *more, theirs = astuple(other)
-        sums = [a + b for a, b in zip(own, more, strict=True)]
-        return TargetFigures(*sums, [a + b for a, b in zip(ours, theirs, strict=True)])
+    def add(self, other: TargetFigures) -> None:
+        self.requests += other.requests
+        self.errors += other.errors
+        self.status_5xx += other.status_5xx
+        self.queued += other.queued
+        self.queue_wait_us += other.queue_wait_us
+        self.histogram = [a + b for a, b in zip(self.histogram, other.histogram, strict=True)]
 
 
 class Before(Protocol):
@@ -107,8 +109,10 @@ class Totals:
     def head(self, cell: Worker) -> int:
         """A head cell summed: over all workers ever where it only grows, else over the living."""
         before = self.before.head(cell) if self.before is not None and cell in self._heads else 0
-        return before + self._heads.get(cell, 0) + sum(
-            self._counters.row(index)[cell] for index in range(self._rows)
+        return (
+            before
+            + self._heads.get(cell, 0)
+            + sum(self._counters.row(index)[cell] for index in range(self._rows))
         )
 
     def in_flight(self, targets: Iterable[TargetEntry], index: int | None = None) -> int:
@@ -126,9 +130,7 @@ class Totals:
         dead = self._targets.get(key_of(target)) or TargetFigures()
         alive = self._counters.target(target.index, self._rows)
         histogram = self._counters.histogram(target.index, self._rows)
-        if self.before is not None:
-            dead += self.before.target(target.group, target.address) or TargetFigures()
-        return TargetFigures(
+        figures = TargetFigures(
             dead.requests + alive.requests,
             dead.errors + alive.errors,
             dead.status_5xx + alive.status_5xx,
@@ -136,6 +138,11 @@ class Totals:
             dead.queue_wait_us + alive.queue_wait_us,
             [a + b for a, b in zip(dead.histogram, histogram, strict=True)],
         )
+        if self.before is not None:
+            before = self.before.target(target.group, target.address)
+            if before is not None:
+                figures.add(before)
+        return figures
 
 
 def key_of(target: TargetEntry) -> Key:
