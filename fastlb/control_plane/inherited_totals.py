@@ -29,7 +29,7 @@ class InheritedTotals:
     def add_dead(self, said: dict[str, Any]) -> None:
         """What the other one's `export` says, which no row shows."""
         for cell, value in said.get("heads", {}).items():
-            self._heads[Worker(int(cell))] += int(value)
+            self._heads[Worker[cell]] += int(value)
         for _, group, address, *figures in said.get("targets", ()):
             self._add((str(group), str(address)), TargetFigures(*figures))
 
@@ -83,7 +83,7 @@ def export(
     plain = totals.left_by_dead()
     if before is not None:
         for cell in GROWING:
-            plain["heads"][int(cell)] += before.head(cell)
+            plain["heads"][cell.name] += before.head(cell)
         plain["targets"] += [
             one for one in before.plain_targets() if (one[1], one[2]) in registered
         ]

@@ -47,7 +47,7 @@ def stay(folder: Path, pid: int) -> int:
         if status is None and _lives(pid):
             continue
         heir = _holder(folder)
-        if heir is None or heir == pid or not _lives(heir):
+        if heir is None or heir in (pid, os.getpid()) or not _lives(heir):
             return _exit_status(status, folder)
         pid, status = heir, None
 

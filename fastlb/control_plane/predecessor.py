@@ -15,6 +15,7 @@ neither what is done with what it gets nor how the old one came by it: that is `
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
 import time
@@ -30,6 +31,8 @@ from fastlb.errors import FastlbError
 from fastlb.model.listener import Listener
 from fastlb.target_table import handover
 from fastlb.target_table.handover import HANDOVER, Handover, HandoverError, listener_key
+
+log = logging.getLogger("fastlb.takeover")
 
 GREETED_WITHIN = 5.0
 TAKEN_WITHIN = 20.0
@@ -135,6 +138,10 @@ class Predecessor:
             return words
         except TimeoutError as error:
             raise FastlbError(_no(self._name, error)) from error
+        except ValueError as error:
+            # An answer came, and it can only be yes: what it says beside that is not worth the instance.
+            log.error("the last words of pid %d are not understood: %s", self.pid, error)
+            return {}
         except (OSError, HandoverError) as error:
             # It was killed in this moment: then nobody else is in charge. Or it broke off.
             if await wait_for_pidfd(self._pidfd, time.monotonic() + 1.0):

@@ -11,7 +11,8 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 log = logging.getLogger("fastlb")
 
@@ -42,6 +43,15 @@ class ServiceManager:
     def reloading(self) -> None:
         """The configuration is read, or the instance handed over; `ready` follows in any case."""
         self._tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+
+    @contextmanager
+    def while_reloading(self) -> Iterator[None]:
+        """Tell it of both ends."""
+        self.reloading()
+        try:
+            yield
+        finally:
+            self.ready()
 
     def stopping(self) -> None:
         self._tell("STOPPING=1")

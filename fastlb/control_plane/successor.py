@@ -31,6 +31,8 @@ SAID_WITHIN = 5.0
 """For what the other one has ready, or does at once."""
 READY_WITHIN = 30.0
 """Time that a new supervisor has for its workers; its process and configuration are there before."""
+ENDS_WITHIN = 3.0
+"""For a new one that has said why it fails."""
 LET_GO_WITHIN = 5.0
 SHORTAGE_PAUSE = 0.1
 
@@ -186,13 +188,14 @@ class Succession:
         log.warning("handing over to fastlb %s, pid %d", version, pid)
         words, fds = await self._owner.freeze()
         try:
-            why = await self._until_ready(connection, words, fds)
+            why, ends = await self._until_ready(connection, words, fds)
         finally:
             for fd in fds:
                 os.close(fd)
         if why:
             # Two must not lead the same instances: first it is gone, then we go on.
-            self._kill()
+            if not (ends and await wait_for_pidfd(self._pidfd, time.monotonic() + ENDS_WITHIN)):
+                self._kill()
             await wait_for_pidfd(self._pidfd)
             self.failures[pid] = why
             log.error("the takeover by pid %d failed, this supervisor goes on: %s", pid, why)
@@ -213,20 +216,22 @@ class Succession:
 
     async def _until_ready(
         self, connection: socket.socket, words: dict[str, Any], fds: list[int]
-    ) -> str:
-        """Give what the new one needs, and wait for it; why it failed, or ""."""
+    ) -> tuple[str, bool]:
+        """Give what the new one needs, and wait for it; why it failed, or "", and whether it ends by
+        itself."""
         try:
             async with asyncio.timeout(READY_WITHIN):
                 await asyncio.to_thread(_give, connection, words, fds)
                 connection.setblocking(False)
                 said = await hear(connection)
         except TimeoutError:
-            return f"its workers were not ready within {READY_WITHIN:g} s"
+            return f"its workers were not ready within {READY_WITHIN:g} s", False
         except (OSError, HandoverError, msgpack.UnpackException) as error:
-            return f"it ended before its workers were ready ({error or type(error).__name__})"
+            why = f"it ended before its workers were ready ({error or type(error).__name__})"
+            return why, False
         if said.get("ready") is True:
-            return ""
-        return str(said.get("failed", "it said nothing that is understood"))
+            return "", False
+        return str(said.get("failed", "it said nothing that is understood")), "failed" in said
 
     @staticmethod
     async def _say(connection: socket.socket, words: dict[str, Any]) -> None:

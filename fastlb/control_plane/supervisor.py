@@ -13,8 +13,9 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import uvloop
 
@@ -255,7 +256,7 @@ class Supervisor:
         )
         commands: dict[str, Command] = {
             "status": lambda _: status.answer(),
-            "reload": self._reload.answer,
+            "reload": self._answer_reload,
             **self._tenure.settle(own, cleanup),
         }
         self._commands |= self._tenure.guarded(commands)
@@ -429,11 +430,22 @@ class Supervisor:
 
     def _on_hangup(self) -> None:
         """SIGHUP is `fastlb reload`, told in the log."""
+        if self._tenure.passing_on:
+            log.warning(
+                "another supervisor takes over just now, and reads the configuration itself"
+            )
+            return
         try:
-            for line in self._reload.reload():
+            with self._manager.while_reloading():
+                changed = self._reload.reload()
+            for line in changed:
                 log.info("reload: %s", line)
         except ValueError as error:
             log.error("the configuration stays as it is: %s", error)
+
+    def _answer_reload(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        with self._manager.while_reloading():
+            return self._reload.answer(request)
 
     def _on_reloaded(self, configuration: Configuration) -> list[str]:
         self.configuration = replace(
@@ -470,6 +482,8 @@ class Supervisor:
                 if str(error) != self._folder_trouble:
                     self._folder_trouble = str(error)
                     log.error("the run-time folder cannot be made anew: %s", error)
+            if self._tenure.in_charge:
+                self._manager.status(self._in_short())
             if self._reaper is not None:
                 self._reaper.look()
             if self._tenure.passing_on:
@@ -478,6 +492,13 @@ class Supervisor:
             self._end_orphans()
             if not self._orphans.living:
                 self._tenure.orphans_ended()
+
+    def _in_short(self) -> str:
+        """One line for the service manager."""
+        states = [one.state for one in self.registry]
+        healthy = f"{states.count('healthy')} of {count_of(len(states), 'target')} healthy"
+        workers = f"{len(self._pool.running)} of {count_of(len(self.workers), 'worker')} running"
+        return f"draining; {workers}" if self.draining else f"{workers}; {healthy}"
 
     async def _keep_folder(self) -> None:
         """A cleaner of /tmp or an `rm` may take the folder from under a running instance."""

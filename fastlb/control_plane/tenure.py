@@ -165,11 +165,14 @@ class Tenure:
             words = await self._predecessor.take_charge()
             held = [str(one) for one in words.get("wanted", ())]
             self._above = bool(words.get("remains"))
-            if self._inherited is not None:
-                self._inherited.add_dead(words.get("dead", {}))
-                own.totals.before = self._inherited
             self.in_charge = True
             own.run_dir.sign()
+            if self._inherited is not None:
+                try:
+                    self._inherited.add_dead(words.get("dead", {}))
+                except (KeyError, TypeError, ValueError) as error:
+                    log.error("the totals before the takeover are not understood: %r", error)
+                own.totals.before = self._inherited
         assert self._succession is not None
         if self._predecessor is not None:
             await own.control.start()

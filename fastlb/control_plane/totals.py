@@ -72,7 +72,7 @@ class Totals:
 
     def left_by_dead(self) -> dict[str, Any]:
         """What no row shows, for a supervisor that gets the rows: plain values for `InheritedTotals`."""
-        heads = {int(cell): value for cell, value in self._heads.items()}
+        heads = {cell.name: value for cell, value in self._heads.items()}
         return {
             "heads": heads,
             "targets": [(*key, *astuple(one)) for key, one in self._targets.items()],
