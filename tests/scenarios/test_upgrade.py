@@ -25,7 +25,6 @@ from tests.support.upgrading import WebSockets, command, upgrade
 from .test_failover import HTTP_CHECK, assert_all_well, balanced
 from .test_worker_death import Probes
 
-
 COUNTED_WITHIN = 0.3
 """Workers store what they count ten times a second."""
 
@@ -116,8 +115,7 @@ def under_load(root: Path, *arguments: str) -> Iterator[tuple[FastlbProcess, Loa
 
 def start_takeover(fastlb: FastlbProcess, *more: str) -> subprocess.Popen[bytes]:
     words = [*fastlb.command[:4], "--takeover", *fastlb.command[4:], *more]
-    log = Path(fastlb._log.name).open("ab")
-    with log:
+    with Path(fastlb._log.name).open("ab") as log:
         return subprocess.Popen(
             words,
             cwd=Path(__file__).parents[2],
