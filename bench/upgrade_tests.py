@@ -19,8 +19,8 @@ from tests.support.processes import kill_all, new_run_root, processes_of
 
 MIB = 1 << 20
 GROWTH = 1.05
-FILES = 4
-"""Open files more or fewer that say nothing: checks are under way."""
+FILES = 12
+"""Open files more or fewer that say nothing: checks and new connections are under way."""
 
 
 def main() -> int:

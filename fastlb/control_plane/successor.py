@@ -65,6 +65,9 @@ class Succession:
         self._talks: set[asyncio.Task[None]] = set()
         self._under_way: asyncio.Task[None] | None = None
         self._pidfd = -1
+        self._handed_over = False
+        self.heir_lives = True
+        """Whether who took over was still there when it had all it needs."""
         self.over = asyncio.Event()
         self.remains: Callable[[], bool] = lambda: False
         """Whether somebody stays who was started in our place, so that the new one need not."""
@@ -121,12 +124,14 @@ class Succession:
             self._server = None
 
     async def break_off(self, why: str) -> None:
-        """End a new supervisor that is not in charge yet, and take back what it had."""
+        """End a new supervisor that is not in charge yet, and take back what it had. One that is in
+        charge just now is only waited for: `over` is set then."""
         task = self._under_way
-        if task is None or self.over.is_set():
+        if task is None:
             return
-        log.warning("the takeover is broken off: %s", why)
-        self._kill()
+        if not self._handed_over:
+            log.warning("the takeover is broken off: %s", why)
+            self._kill()
         await asyncio.wait({task})
 
     def _kill(self) -> None:
@@ -201,6 +206,7 @@ class Succession:
             log.error("the takeover by pid %d failed, this supervisor goes on: %s", pid, why)
             await self._owner.take_back(why)
             return
+        self._handed_over = True
         last = self._owner.hand_over(pid)
         last["remains"] = self.remains()
         try:
@@ -211,6 +217,7 @@ class Succession:
                     pass
         except (TimeoutError, OSError):
             pass  # it is in charge whatever became of the connection
+        self.heir_lives = not await wait_for_pidfd(self._pidfd, time.monotonic())
         log.info("pid %d is in charge, after %.2f s", pid, time.monotonic() - began)
         self.over.set()
 

@@ -316,6 +316,7 @@ class Supervisor:
             await self._until_end(charge)
             keeping.cancel()
             if self._tenure.heir:
+                self._tenure.see_heir()
                 return
             if not self._tenure.in_charge:
                 raise FastlbError("stopped before it had taken over: the other supervisor goes on")
@@ -357,6 +358,9 @@ class Supervisor:
             if charge in done:
                 charge.result()
                 await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            elif self._tenure.asking:  # the answer decides whose the instance is to stop
+                await asyncio.wait({charge})
+                charge.result()
             if not self._tenure.over.is_set():
                 await self._tenure.break_off()
         finally:

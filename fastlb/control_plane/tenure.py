@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import socket
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
@@ -103,6 +104,8 @@ class Tenure:
         self._upgrade: Upgrade | None = None
         self.in_charge = False
         """Whether our end is the instance's."""
+        self.asking = False
+        """Whether the other supervisor was told that we are ready, so that its answer counts."""
 
     # -- to take over
 
@@ -138,7 +141,10 @@ class Tenure:
             left = await asyncio.to_thread(take_over, run_dir, listeners)
             for key, sockets in assign_passed(listeners, self._passed).items():
                 self._keep(key, sockets)
-                if not left.sockets.get(key):
+                if left.sockets.get(key):  # of workers that live: the same, and more
+                    for one in sockets:
+                        one.close()
+                else:
                     left.sockets[key] = sockets
             return listeners, left
         estate = self._estate
@@ -162,6 +168,7 @@ class Tenure:
         assert own is not None
         held: Collection[str] = ()
         if self._predecessor is not None:
+            self.asking = True
             words = await self._predecessor.take_charge()
             held = [str(one) for one in words.get("wanted", ())]
             self._above = bool(words.get("remains"))
@@ -273,9 +280,20 @@ class Tenure:
         return started and not self._above and not self._manager.there
 
     async def break_off(self) -> None:
-        """The instance is to stop: whoever takes over is ended first."""
+        """The instance is to stop: whoever takes over is ended first, or told where it has."""
         assert self._succession is not None
         await self._succession.break_off("the instance is to stop")
+        if self.heir and self._succession.heir_lives:
+            log.info("pid %d is to stop", self.heir)
+            os.kill(self.heir, signal.SIGTERM)
+
+    def see_heir(self) -> None:
+        """Raises FastlbError where who took over has died in that moment: then nobody is in charge, and
+        whoever starts us should do so again."""
+        if self._succession is not None and not self._succession.heir_lives:
+            raise FastlbError(
+                f"pid {self.heir} died as it took over; the workers go on, and the next start takes over"
+            )
 
     def why_not(self) -> str:
         assert self._own is not None

@@ -65,9 +65,9 @@ def test_the_first_process_reaps_who_is_orphaned_and_stops_in_order(run_root: Pa
 
         wait_until(lambda: not zombies(), 30, "nobody is left unreaped")
         # The first process must stay, or the container ends.
-        within = ["nsenter", "--target", str(first), "--pid", "--mount", sys.executable, "-m"]
+        within = ["nsenter", "--target", str(first), "--pid", "--mount", f"--wd={ROOT}"]
         done = subprocess.run(
-            [*within, "fastlb", "upgrade", "--name", "t"],
+            [*within, sys.executable, "-m", "fastlb", "upgrade", "--name", "t"],
             cwd=ROOT,
             env=os.environ | {RUN_DIR_VARIABLE: str(fastlb.run_dir)},
             capture_output=True,

@@ -42,7 +42,7 @@ class Upgrades:
     supervisor: list[tuple[int, int]] = field(default_factory=list)
     """Resident bytes and open files of each new supervisor, when the others had gone."""
     workers: list[tuple[int, int]] = field(default_factory=list)
-    """The most of its workers."""
+    """The most resident bytes of one of its workers, and the open files of all."""
 
 
 def upgrades(root: Path, count: int, connections: int, sockets: int) -> Upgrades:
@@ -71,7 +71,7 @@ def upgrades(root: Path, count: int, connections: int, sockets: int) -> Upgrades
             found.supervisor.append((resident_bytes(pid), min_files(pid)))
             pids = [one["pid"] for one in status["workers"]]
             found.workers.append(
-                (max(map(resident_bytes, pids)), max(open_files(one) for one in pids))
+                (max(map(resident_bytes, pids)), sum(open_files(one) for one in pids))
             )
         found.echoes = sum(held.echoed)
         held.__exit__()
