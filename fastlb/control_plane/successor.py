@@ -40,8 +40,8 @@ SHORTAGE_PAUSE = 0.1
 class Owner(Protocol):
     """Whose instance it is that passes on."""
 
-    def why_not(self) -> str:
-        """Why it cannot be passed on just now; "" where it can."""
+    def why_not(self, pid: int) -> str:
+        """Why it cannot be passed on to `pid` just now; "" where it can."""
 
     async def freeze(self) -> tuple[dict[str, Any], list[int]]:
         """Lead the instances no longer; the words and descriptors for the new one."""
@@ -167,11 +167,11 @@ class Succession:
                     request = await hear(connection)
                 if "take" not in request:
                     raise HandoverError("expected take")
-                why = self._why_not()
+                pid = handover.peer_pid(connection)
+                why = self._why_not(pid)
                 if why:
                     await self._say(connection, {"error": why})
                     return
-                pid = handover.peer_pid(connection)
                 self._pidfd = os.pidfd_open(pid)
             except (OSError, HandoverError, msgpack.UnpackException):
                 return  # whoever it was, nothing was begun
@@ -183,10 +183,10 @@ class Succession:
                 os.close(self._pidfd)
                 self._pidfd = -1
 
-    def _why_not(self) -> str:
+    def _why_not(self, pid: int) -> str:
         if self.under_way or self.over.is_set():
             return "another supervisor is taking over just now"
-        return self._owner.why_not()
+        return self._owner.why_not(pid)
 
     async def _pass_on(self, connection: socket.socket, pid: int, version: str) -> None:
         began = time.monotonic()

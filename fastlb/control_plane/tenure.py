@@ -295,12 +295,18 @@ class Tenure:
                 f"pid {self.heir} died as it took over; the workers go on, and the next start takes over"
             )
 
-    def why_not(self) -> str:
+    def why_not(self, pid: int) -> str:
         assert self._own is not None
+        assert self._upgrade is not None
         if not self.in_charge:
             return "it has not taken over itself yet"
         if self._own.stopping():
             return "it is stopping"
+        if self._manager.there and pid != self._upgrade.pid:
+            return (
+                "it belongs to a service manager, for which the new one must be its child: "
+                "use `fastlb upgrade`"
+            )
         return ""
 
     async def freeze(self) -> tuple[dict[str, Any], list[int]]:

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from tests.support.processes import processes_of, wait_until
 from tests.support.targets import DemoTarget
 from tests.support.upgrading import upgrade
 
+from .test_upgrade import start_takeover
 from .test_worker_death import Probes
 
 
@@ -78,6 +80,10 @@ def test_it_is_told_of_readiness_reload_upgrade_and_stop(run_root: Path, manager
         at = manager.wait("RELOADING", "1", at)
         assert int(manager.messages[at - 1]["MONOTONIC_USEC"]) > 0
         at = manager.wait("READY", "1", at)
+        # One that is no child of the main process would not be the manager's.
+        refused = start_takeover(fastlb)
+        assert refused.wait(30) == 1
+        assert "use `fastlb upgrade`" in fastlb.log()
         new = upgrade(fastlb)
         at = manager.wait("RELOADING", "1", at)
         at = manager.wait("MAINPID", str(new), at)
@@ -101,6 +107,8 @@ def test_the_watchdog_is_told_only_while_a_worker_lives(
         os.kill(pid, signal.SIGSTOP)
         wait_until(lambda: fastlb.status()["workers"][0]["state"] == "hung", 30, "it hangs")
         at = len(manager.read())
+        time.sleep(0.4)  # longer than the watchdog's time
+        assert not any("WATCHDOG" in one for one in manager.read()[at:])
         os.kill(pid, signal.SIGCONT)
         wait_until(lambda: fastlb.status()["workers"][0]["state"] == "running", 30, "it is back")
         manager.wait("WATCHDOG", "1", at)

@@ -16,7 +16,7 @@ import pytest
 from fastlb.control_plane import successor
 from fastlb.control_plane.predecessor import Predecessor, refuse_other_number
 from fastlb.control_plane.successor import Succession
-from fastlb.control_plane.upgrade import without
+from fastlb.control_plane.upgrade import Upgrade, without
 from fastlb.errors import FastlbError
 from fastlb.target_table import handover
 
@@ -46,7 +46,7 @@ class Owner:
         self.did: list[str] = []
         self.refusal = ""
 
-    def why_not(self) -> str:
+    def why_not(self, pid: int) -> str:
         return self.refusal
 
     async def freeze(self) -> tuple[dict[str, Any], list[int]]:
@@ -200,6 +200,23 @@ def test_another_number_is_refused_with_what_to_do() -> None:
     for greeting in ({"handover": 99, "version": "7.0"}, {}):
         with pytest.raises(FastlbError, match="nothing was changed"):
             refuse_other_number(greeting)
+
+
+def test_what_was_not_started_by_run_is_not_upgraded(folder: Path) -> None:
+    upgrade = Upgrade(Succession(folder / "takeover.sock", Owner()), None)
+    with pytest.raises(ValueError, match="not started by `fastlb run`"):
+        asyncio.run(upgrade.answer({"program": ["/bin/true"]}))
+    with pytest.raises(ValueError, match="expected the program"):
+        asyncio.run(upgrade.answer({"program": "true"}))
+
+
+def test_a_program_that_is_not_there_is_told(folder: Path) -> None:
+    upgrade = Upgrade(Succession(folder / "takeover.sock", Owner()), ["--name", "t"])
+    with pytest.raises(ValueError, match="/no/such cannot be started: No such file"):
+        asyncio.run(upgrade.answer({"program": ["/no/such"]}))
+    with pytest.raises(ValueError, match="does not take the configuration"):
+        asyncio.run(upgrade.answer({"program": ["/bin/false"]}))
+    assert upgrade.pid == 0
 
 
 def test_flags_are_left_out_only_before_the_apps_command() -> None:
