@@ -2,6 +2,7 @@
 
     python -m bench.upgrade_tests                  from the project's folder, about a minute
     python -m bench.upgrade_tests --upgrades 100   for longer
+    python -m bench.upgrade_tests --kills 20       the old, the new or both supervisors killed in the midst
 
 64 keep-alive clients whose answers are checked to be their own, new connections beside them, and 50
 WebSockets that echo all the while. A request that failed, a WebSocket that was cut, memory or open files
@@ -13,8 +14,9 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
+from pathlib import Path
 
-from tests.scenarios.test_upgrade import Upgrades, upgrades
+from tests.scenarios.test_upgrade import Upgrades, kill_in_the_midst, upgrades
 from tests.support.processes import kill_all, new_run_root, processes_of
 
 MIB = 1 << 20
@@ -28,9 +30,14 @@ def main() -> int:
     parser.add_argument("--upgrades", type=int, default=10)
     parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--sockets", type=int, default=50)
+    parser.add_argument("--kills", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     root = new_run_root()
     try:
+        if arguments.kills:
+            show_kills(root, arguments.kills, arguments.seed)
+            return 0
         found = upgrades(root, arguments.upgrades, arguments.connections, arguments.sockets)
     except AssertionError as error:
         print(f"NOT AS IT SHOULD BE: {error}")
@@ -66,6 +73,19 @@ def show(found: Upgrades) -> None:
         rss = " ".join(f"{rss / MIB:.1f}" for rss, _ in samples)
         files = " ".join(str(files) for _, files in samples)
         print(f"{name}: RSS {rss} MiB; open files {files}")
+
+
+def show_kills(root: Path, kills: int, seed: int) -> None:
+    found = kill_in_the_midst(root, kills, 16, seed)
+    load, probes = found.load, found.probes
+    who = ", ".join(f"{name} {count}" for name, count in found.in_charge.items())
+    print(
+        f"kills in the midst  {kills:9}  in charge after it: {who}; the same instances all the while"
+    )
+    print(
+        f"keep-alive requests {load.requests:9,}  {load.failed} failed, slowest {load.max_latency:.3f} s"
+    )
+    print(f"new connections     {len(probes.taken):9,}  {len(probes.failures)} failed")
 
 
 def seconds(taken: list[float]) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tests.support.fastlb import FastlbProcess
 from tests.support.load import LoadClient, LoadResult
-from tests.support.processes import open_files, resident_bytes, wait_until
+from tests.support.processes import open_files, processes_of, resident_bytes, wait_until
 from tests.support.scaling import ScaledFastlb, gone, group_of
 from tests.support.upgrading import WebSockets, command, upgrade
 
@@ -76,7 +76,7 @@ def upgrades(root: Path, count: int, connections: int, sockets: int) -> Upgrades
         held.__exit__()
         assert held.failures == []
         found.load = load.stop()
-        probes._ending.set()
+        probes.stop()
         assert_all_well(fastlb, found.load)
         assert probes.failures == []
         time.sleep(COUNTED_WITHIN)
@@ -163,10 +163,18 @@ def kill_in_the_midst(root: Path, rounds: int, connections: int, seed: int) -> C
         fastlb.command[fastlb.command.index("http://127.0.0.1:0")] = (
             f"http://127.0.0.1:{fastlb.port}"
         )
-        current: subprocess.Popen[bytes] = fastlb.process
+        # One in peace, to know how long it takes.
+        current = start_takeover(fastlb)
+        wait_log(fastlb, "handing over")
+        began = time.monotonic()
+        assert fastlb.process.wait(60) == 0
+        took = time.monotonic() - began
+        wait_pid(fastlb, current.pid)
         for _ in range(rounds):
+            begun = fastlb.log().count("handing over")
             second = start_takeover(fastlb)
-            time.sleep(chance.uniform(0.2, 2.0))
+            wait_log(fastlb, "handing over", begun + 1)
+            time.sleep(chance.uniform(0, 1.2 * took))
             victims = chance.choice([[current], [second], [second], [current, second]])
             for one in victims:
                 one.kill()
@@ -179,6 +187,7 @@ def kill_in_the_midst(root: Path, rounds: int, connections: int, seed: int) -> C
             status = fastlb.wait_steady(2)
             assert {id: one["pid"] for id, one in status.items()} == instances, fastlb.log()
         result = load.stop()
+        probes.stop()
         assert result.failed == 0, f"{result}\n{fastlb.log()}"
         assert probes.failures == [], fastlb.log()
         current.terminate()
