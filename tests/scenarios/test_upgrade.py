@@ -6,20 +6,19 @@ What bench/upgrade_tests.py runs for longer is a function here.
 from __future__ import annotations
 
 import os
-import random
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.support.fastlb import FastlbProcess
-from tests.support.load import LoadClient, LoadResult
-from tests.support.processes import open_files, processes_of, resident_bytes, wait_until
+from tests.support.load import LoadClient, LoadResult, run_load
+from tests.support.processes import open_files, resident_bytes, wait_until
 from tests.support.scaling import ScaledFastlb, gone, group_of
-from tests.support.upgrading import WebSockets, command, upgrade
+from tests.support.upgrading import WebSockets, command, install, upgrade
 
 from .test_failover import HTTP_CHECK, assert_all_well, balanced
 from .test_worker_death import Probes
@@ -138,81 +137,6 @@ def wait_pid(fastlb: FastlbProcess, pid: int) -> None:
             return False
 
     wait_until(serves, 30, f"pid {pid} serves")
-
-
-@dataclass
-class Chaos:
-    """What kills in the midst of takeovers cost."""
-
-    load: LoadResult
-    probes: Probes
-    in_charge: dict[str, int]
-    """How often who was in charge after it: old, new, or nobody, so that one had to be started."""
-
-
-def kill_in_the_midst(root: Path, rounds: int, connections: int, seed: int) -> Chaos:
-    """Begin a takeover and kill one of the two, or both, at a random moment, `rounds` times."""
-    chance = random.Random(seed)
-    found = {"old": 0, "new": 0, "nobody": 0}
-    with ExitStack() as stack:
-        fastlb = stack.enter_context(ScaledFastlb(root, group_of(min=2, max=3), workers=2))
-        instances = {id: one["pid"] for id, one in fastlb.wait_steady(2).items()}
-        load = stack.enter_context(LoadClient(fastlb.port, connections=connections)).started()
-        probes = stack.enter_context(Probes(fastlb.port).running(2))
-        # From the second on the port must be said: who starts after both were killed has to know it.
-        fastlb.command[fastlb.command.index("http://127.0.0.1:0")] = (
-            f"http://127.0.0.1:{fastlb.port}"
-        )
-        # One in peace, to know how long it takes.
-        current = start_takeover(fastlb)
-        wait_log(fastlb, "handing over")
-        began = time.monotonic()
-        assert fastlb.process.wait(60) == 0
-        took = time.monotonic() - began
-        wait_pid(fastlb, current.pid)
-        for _ in range(rounds):
-            begun = fastlb.log().count("handing over")
-            second = start_takeover(fastlb)
-            wait_log(fastlb, "handing over", begun + 1)
-            time.sleep(chance.uniform(0, 1.2 * took))
-            victims = chance.choice([[current], [second], [second], [current, second]])
-            for one in victims:
-                one.kill()
-                one.wait()
-            pids = {"old": current, "new": second}
-            who = wait_until(lambda: who_serves(fastlb, pids), 60, "somebody in charge, or nobody")  # noqa: B023
-            found[who] += 1
-            current = start_takeover(fastlb) if who == "nobody" else pids[who]
-            wait_pid(fastlb, current.pid)
-            status = fastlb.wait_steady(2)
-            assert {id: one["pid"] for id, one in status.items()} == instances, fastlb.log()
-        result = load.stop()
-        probes.stop()
-        assert result.failed == 0, f"{result}\n{fastlb.log()}"
-        assert probes.failures == [], fastlb.log()
-        current.terminate()
-        assert current.wait(60) == 0
-        gone(instances.values())
-        wait_until(lambda: not processes_of(fastlb.run_dir), 60, "nobody is left")
-    return Chaos(result, probes, found)
-
-
-def who_serves(fastlb: FastlbProcess, candidates: dict[str, subprocess.Popen[bytes]]) -> str:
-    """Who of them is in charge and alone; `nobody` where both have ended; "" while it is not decided."""
-    living = {name: one for name, one in candidates.items() if one.poll() is None}
-    if not living:
-        return "nobody"
-    if len(living) == 2:
-        return ""
-    ((name, one),) = living.items()
-    try:
-        return name if fastlb.status()["pid"] == one.pid else ""
-    except (OSError, ValueError):
-        return ""
-
-
-def test_kills_at_random_moments_cost_nothing(run_root: Path) -> None:
-    kill_in_the_midst(run_root, 2, connections=4, seed=1)
 
 
 def test_run_takeover_takes_over_and_the_old_one_ends_with_0(run_root: Path) -> None:
@@ -379,9 +303,16 @@ def test_an_instance_that_a_failed_new_one_launched_is_led_on_by_the_old_one(
         gone(one["pid"] for one in after.values())
 
 
-def test_who_stays_behind_says_that_the_new_one_was_killed(run_root: Path) -> None:
+def test_another_release_takes_over_and_who_stays_behind_says_that_it_was_killed(
+    run_root: Path, tmp_path: Path
+) -> None:
     with balanced(run_root, *HTTP_CHECK, count=1) as case:
-        pid = upgrade(case.fastlb)
+        program = install(tmp_path, "9.8.7")
+        pid = upgrade(case.fastlb, program)
+        status = case.fastlb.status()
+        assert status["version"] == "9.8.7"
+        assert str(program) in Path(f"/proc/{pid}/cmdline").read_text()
+        assert run_load(case.fastlb.port, connections=2, count=20).failed == 0
         held = [os.readlink(one) for one in Path(f"/proc/{case.fastlb.pid}/fd").iterdir()]
         assert not any("socket:" in one or "memfd:" in one or "lock" in one for one in held), held
         os.kill(pid, signal.SIGKILL)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -15,10 +17,13 @@ from tests.support.fastlb import ROOT, FastlbProcess
 from tests.support.processes import RUN_DIR_VARIABLE, wait_until
 
 
-def command(fastlb: FastlbProcess, *words: str) -> subprocess.CompletedProcess[str]:
+def command(
+    fastlb: FastlbProcess, *words: str, program: Path | None = None
+) -> subprocess.CompletedProcess[str]:
     """`fastlb WORDS`, asked of the instance."""
+    begin = [sys.executable, "-m", "fastlb"] if program is None else [str(program)]
     return subprocess.run(
-        [sys.executable, "-m", "fastlb", *words],
+        [*begin, *words],
         cwd=ROOT,
         env=os.environ | {RUN_DIR_VARIABLE: str(fastlb.run_dir), "FASTLB_NAME": fastlb.name},
         capture_output=True,
@@ -28,10 +33,29 @@ def command(fastlb: FastlbProcess, *words: str) -> subprocess.CompletedProcess[s
     )
 
 
-def upgrade(fastlb: FastlbProcess) -> int:
-    """`fastlb upgrade`; the pid of the supervisor that serves after it."""
+def install(folder: Path, version: str) -> Path:
+    """Another release in a folder of its own: the same code under another number. Its program."""
+    shutil.copytree(
+        ROOT / "fastlb", folder / "fastlb", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    (folder / "fastlb" / "__init__.py").write_text(f'__version__ = "{version}"\n')
+    script = folder / "bin" / "fastlb"
+    script.parent.mkdir()
+    script.write_text(
+        f"#!{sys.executable}\n"
+        f"import sys\nsys.path.insert(0, {str(folder)!r})\n"
+        "from fastlb.__main__ import main\n"
+        "if __name__ == '__main__':\n    main()\n"
+    )
+    script.chmod(0o755)
+    return script
+
+
+def upgrade(fastlb: FastlbProcess, program: Path | None = None) -> int:
+    """`fastlb upgrade`, of another release where there is a program; the pid of the supervisor that
+    serves after it."""
     old = fastlb.status()["pid"]
-    done = command(fastlb, "upgrade")
+    done = command(fastlb, "upgrade", program=program)
     assert done.returncode == 0, f"{done.stdout}{done.stderr}\n{fastlb.log()}"
     status: dict[str, Any] = fastlb.status()
     assert status["pid"] != old
