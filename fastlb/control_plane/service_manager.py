@@ -11,8 +11,10 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+
+from fastlb.control_plane.wording import count_of
 
 log = logging.getLogger("fastlb")
 
@@ -88,6 +90,14 @@ class ServiceManager:
             if str(error) != self._trouble:
                 self._trouble = str(error)
                 log.warning("the service manager cannot be told %s: %s", lines[0], error)
+
+
+def in_short(running: int, workers: int, states: Sequence[str], draining: bool) -> str:
+    """The instance in one line: its running workers of all, and its targets by their states."""
+    text = f"{running} of {count_of(workers, 'worker')} running"
+    if draining:
+        return f"draining; {text}"
+    return f"{text}; {states.count('healthy')} of {count_of(len(states), 'target')} healthy"
 
 
 def notify_address(text: str) -> str | None:

@@ -151,7 +151,12 @@ class Succession:
                 continue
             task = asyncio.create_task(self._talk(connection))
             self._talks.add(task)
-            task.add_done_callback(self._talks.discard)
+            task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._talks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("a takeover ended by a mistake", exc_info=task.exception())
 
     async def _talk(self, connection: socket.socket) -> None:
         with connection:
@@ -191,20 +196,18 @@ class Succession:
     async def _pass_on(self, connection: socket.socket, pid: int, version: str) -> None:
         began = time.monotonic()
         log.warning("handing over to fastlb %s, pid %d", version, pid)
-        words, fds = await self._owner.freeze()
+        try:
+            words, fds = await self._owner.freeze()
+        except OSError as error:
+            await self._fail(pid, f"what is to be passed on cannot be: {error}", ends=False)
+            return
         try:
             why, ends = await self._until_ready(connection, words, fds)
         finally:
             for fd in fds:
                 os.close(fd)
         if why:
-            # Two must not lead the same instances: first it is gone, then we go on.
-            if not (ends and await wait_for_pidfd(self._pidfd, time.monotonic() + ENDS_WITHIN)):
-                self._kill()
-            await wait_for_pidfd(self._pidfd)
-            self.failures[pid] = why
-            log.error("the takeover by pid %d failed, this supervisor goes on: %s", pid, why)
-            await self._owner.take_back(why)
+            await self._fail(pid, why, ends)
             return
         self._handed_over = True
         last = self._owner.hand_over(pid)
@@ -220,6 +223,16 @@ class Succession:
         self.heir_lives = not await wait_for_pidfd(self._pidfd, time.monotonic())
         log.info("pid %d is in charge, after %.2f s", pid, time.monotonic() - began)
         self.over.set()
+
+    async def _fail(self, pid: int, why: str, ends: bool) -> None:
+        """Two must not lead the same instances: first it is gone, then we go on. `ends` says that it
+        does so by itself."""
+        if not (ends and await wait_for_pidfd(self._pidfd, time.monotonic() + ENDS_WITHIN)):
+            self._kill()
+        await wait_for_pidfd(self._pidfd)
+        self.failures[pid] = why
+        log.error("the takeover by pid %d failed, this supervisor goes on: %s", pid, why)
+        await self._owner.take_back(why)
 
     async def _until_ready(
         self, connection: socket.socket, words: dict[str, Any], fds: list[int]

@@ -31,7 +31,7 @@ from fastlb.control_plane.publication import Publication
 from fastlb.control_plane.reload import Load, Reload
 from fastlb.control_plane.run_dir import RunDir, run_dir_path
 from fastlb.control_plane.scaling import Scaling, with_holds
-from fastlb.control_plane.service_manager import ServiceManager
+from fastlb.control_plane.service_manager import ServiceManager, in_short
 from fastlb.control_plane.slot_assignment import Relief, ReliefBudget, assign_slots, home_of
 from fastlb.control_plane.status import Status
 from fastlb.control_plane.stop_signals import StopSignals
@@ -230,7 +230,9 @@ class Supervisor:
         cleanup.push_async_callback(self._end_scaling)
         self.registry.seed(left.health)
         self._for_workers = with_holds(self.configuration)
-        self._reload = Reload(given, self._load, self._on_reloaded, self._not_in_force)
+        self._reload = Reload(
+            given, self._load, self._on_reloaded, lambda: self.scaling.not_in_force()
+        )
 
         hooks = PoolHooks(self._on_ready, self._on_died, self._on_message)
         self._pool = WorkerPool(count, self._main, self._birth, hooks)
@@ -286,9 +288,6 @@ class Supervisor:
         self.scaling = self._scale(self.scaling)
         self.registry.seed(health)
         self.scaling.start()
-
-    def _not_in_force(self) -> list[str]:
-        return self.scaling.not_in_force()
 
     def _birth(self, index: int, pipe: socket.socket) -> WorkerStart:
         return WorkerStart(
@@ -434,10 +433,8 @@ class Supervisor:
 
     def _on_hangup(self) -> None:
         """SIGHUP is `fastlb reload`, told in the log."""
-        if self._tenure.passing_on:
-            log.warning(
-                "another supervisor takes over just now, and reads the configuration itself"
-            )
+        if self._tenure.passing_on or not self._tenure.in_charge:
+            log.warning("SIGHUP is ignored: who takes over just now reads the configuration itself")
             return
         try:
             with self._manager.while_reloading():
@@ -487,7 +484,9 @@ class Supervisor:
                     self._folder_trouble = str(error)
                     log.error("the run-time folder cannot be made anew: %s", error)
             if self._tenure.in_charge:
-                self._manager.status(self._in_short())
+                states = [one.state for one in self.registry]
+                running = len(self._pool.running)
+                self._manager.status(in_short(running, len(self.workers), states, self.draining))
             if self._reaper is not None:
                 self._reaper.look()
             if self._tenure.passing_on:
@@ -496,13 +495,6 @@ class Supervisor:
             self._end_orphans()
             if not self._orphans.living:
                 self._tenure.orphans_ended()
-
-    def _in_short(self) -> str:
-        """One line for the service manager."""
-        states = [one.state for one in self.registry]
-        healthy = f"{states.count('healthy')} of {count_of(len(states), 'target')} healthy"
-        workers = f"{len(self._pool.running)} of {count_of(len(self.workers), 'worker')} running"
-        return f"draining; {workers}" if self.draining else f"{workers}; {healthy}"
 
     async def _keep_folder(self) -> None:
         """A cleaner of /tmp or an `rm` may take the folder from under a running instance."""

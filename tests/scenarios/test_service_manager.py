@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from fastlb.control_plane.service_manager import notify_address, watchdog_seconds
+from fastlb.control_plane.service_manager import in_short, notify_address, watchdog_seconds
 from tests.support.fastlb import FastlbProcess
 from tests.support.load import LoadClient, run_load
 from tests.support.processes import processes_of, wait_until
@@ -113,6 +113,13 @@ def test_the_watchdog_is_told_only_while_a_worker_lives(
         wait_until(lambda: fastlb.status()["workers"][0]["state"] == "running", 30, "it is back")
         manager.wait("WATCHDOG", "1", at)
         fastlb.stop()
+
+
+def test_the_instance_in_one_line() -> None:
+    assert in_short(1, 2, ["healthy", "initial"], False) == (
+        "1 of 2 workers running; 1 of 2 targets healthy"
+    )
+    assert in_short(0, 1, [], True) == "draining; 0 of 1 worker running"
 
 
 def test_who_is_told_and_whose_watchdog_it_is() -> None:

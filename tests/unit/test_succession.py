@@ -125,6 +125,19 @@ def test_one_that_hangs_is_killed_before_anything_goes_on(
     assert not succession.over.is_set()
 
 
+def test_what_cannot_be_passed_on_is_taken_back(folder: Path) -> None:
+    async def freeze(self: Owner) -> tuple[dict[str, Any], list[int]]:
+        raise OSError(24, "Too many open files")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Owner, "freeze", freeze)
+        owner, succession, codes, _ = talk(folder, "ready")
+    assert codes[0] != 0
+    assert len(owner.did) == 1
+    assert "Too many open files" in owner.did[0]
+    assert not succession.over.is_set()
+
+
 @pytest.mark.parametrize("junk", [b"", b"\xff\xff\xff\xff", b"\0\0\0\1\xc1", b"\0\0\0\1\x80"])
 def test_junk_and_refusals_begin_nothing(folder: Path, junk: bytes) -> None:
     owner = Owner()
