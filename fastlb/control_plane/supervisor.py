@@ -244,7 +244,6 @@ class Supervisor:
         cleanup.push_async_callback(self._control.close)
         own = Belongings(
             run_dir,
-            given.listeners,
             self._sockets,
             self._writer,
             self.counters,

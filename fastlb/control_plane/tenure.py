@@ -57,8 +57,6 @@ class Belongings:
     """What is passed on, and who acts on it."""
 
     run_dir: RunDir
-    asked: tuple[Listener, ...]
-    """As configured, port 0 where that was asked for."""
     sockets: ListenSockets
     writer: TableWriter
     counters: Counters
@@ -315,12 +313,10 @@ class Tenure:
         self._manager.reloading()
         self._wanted.clear()
         await own.leave_instances()
-        real = own.sockets.listeners
+        listeners = zip(own.sockets.given, own.sockets.listeners, strict=True)
         words = {
             "listeners": {key: len(sockets) for key, sockets in own.sockets.sockets.items()},
-            "asked": [
-                (listener_key(a), listener_key(b)) for a, b in zip(own.asked, real, strict=True)
-            ],
+            "asked": [(listener_key(given), listener_key(real)) for given, real in listeners],
             "rows": len(own.pool.workers),
             "kept": sorted(self._kept_keys),
         }
