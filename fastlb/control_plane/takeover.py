@@ -104,6 +104,8 @@ def _ask(orphan: Orphan) -> Handover:
 
 def _health(given: Handover) -> dict[tuple[str, str], tuple[str, int]]:
     try:
+        if not given.known:
+            raise ValueError("the workers are of a release whose table means something else")
         snapshot = handover.last_snapshot(given.table)
     finally:
         os.close(given.table)

@@ -63,6 +63,8 @@ class Handover:
     index: int
     listeners: dict[str, list[socket.socket]]
     table: int
+    known: bool = True
+    """Whether the table means the same to us."""
 
     def close(self) -> None:
         for sockets in self.listeners.values():
@@ -183,7 +185,9 @@ def _answer(
         if not 0 <= seconds < math.inf:
             raise HandoverError("a drain must say within how many seconds")
         connection.sendall(frame({"ok": True}))
-        drain(seconds, fds.pop() if fds else None)
+        # The table of a release that means something else by it is not followed.
+        known = request.get("handover") == HANDOVER
+        drain(seconds, fds.pop() if fds and known else None)
     else:
         connection.sendall(frame({"error": f"unknown command {command!r}"}))
 
@@ -193,6 +197,7 @@ def send_handover(connection: socket.socket, start: WorkerStart) -> None:
     fds = [start.table.fd, *(one.fileno() for all in start.listen.values() for one in all)]
     answer = frame(
         {
+            "handover": HANDOVER,
             "pid": os.getpid(),
             "index": start.index,
             "listeners": {key: len(sockets) for key, sockets in start.listen.items()},
@@ -225,7 +230,7 @@ def ask_drain(path: str, seconds: float, deadline: float, table: int | None = No
     """Tell the worker at `path` to end within `seconds`, and until then to act on the `table` of this
     memfd. Raises as `ask_handover` does."""
     with connect(path, deadline) as connection:
-        request = frame({"command": "drain", "seconds": seconds})
+        request = frame({"command": "drain", "seconds": seconds, "handover": HANDOVER})
         socket.send_fds(connection, [request[:1]], [] if table is None else [table])
         connection.sendall(request[1:])
         payload, _ = receive_frame(connection, deadline)
@@ -250,7 +255,7 @@ def receive_handover(connection: socket.socket, deadline: float) -> Handover:
         key: [socket.socket(fileno=next(rest)) for _ in range(count)]
         for key, count in listeners.items()
     }
-    return Handover(pid, index, sockets, fds[0])
+    return Handover(pid, index, sockets, fds[0], answer.get("handover") == HANDOVER)
 
 
 def peer_pid(connection: socket.socket) -> int:
