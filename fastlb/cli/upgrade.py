@@ -22,11 +22,10 @@ START_SECONDS = 25.0
 DONE_WITHIN = 60.0
 LOOK = 0.1
 ABOUT = """\
-Run it with the newly installed release: \
-.venv-new/bin/fastlb upgrade, or fastlb upgrade after \
-pip install. The running supervisor has the new
-release check its configuration, and starts it with its own command line,
-environment and folder. The new one takes over the listening sockets, the
+Run it with the newly installed release: .venv-new/bin/fastlb upgrade, or
+fastlb upgrade after pip install. The running supervisor has the new release
+check the configuration, and starts it with its own command line, environment
+and folder. The new one takes over the listening sockets, the
 health states, the instances of auto scaling groups, the histories and the
 counters, and starts workers of its own; the old workers finish what they
 have, WebSockets too, until --drain-timeout. No request is lost. If the new
