@@ -422,6 +422,15 @@ class Fleet:
             self._drop(one)
         await self._end_tasks()
 
+    async def leave(self) -> None:
+        """Lead nobody any more: another supervisor adopts them as they are."""
+        self._stopping = True
+        await self._end_tasks()
+        for one in self._instances.values():
+            if one.process is not None:
+                one.process.let_go()
+            one.output.close(remove=False)
+
     async def _end_tasks(self) -> None:
         for task in self._tasks:
             task.cancel()

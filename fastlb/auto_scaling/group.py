@@ -133,6 +133,11 @@ class Group:
         self._end_acting()
         await self.fleet.kill()
 
+    async def leave(self) -> None:
+        """Leave the Instances to another supervisor."""
+        self._end_acting()
+        await self.fleet.leave()
+
     def _end_acting(self) -> None:
         self._begun = False
         for handle in (self._kicked, self._retry):

@@ -27,6 +27,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "fastlb run [--config FILE] [--listen URL ...] [--target ADDRESS ...] [FLAGS] "
         "[-- COMMAND ...]"
     )
+    parser.add_argument(
+        "--takeover",
+        action="store_true",
+        help="take over from the living instance of this name without losing a request, instead of "
+        "refusing to start beside it; starts as ever where none lives (`fastlb help upgrade`)",
+    )
     add_configuration_flags(parser)
 
 
@@ -44,4 +50,10 @@ def run(arguments: argparse.Namespace) -> int:
     def load() -> Configuration:
         return configuration_of(arguments).configuration
 
-    return run_supervisor(loaded.configuration, worker_main, load)
+    return run_supervisor(
+        loaded.configuration,
+        worker_main,
+        load,
+        takes_over=arguments.takeover,
+        arguments=arguments.words,
+    )

@@ -27,7 +27,7 @@ Place = tuple[socket.AddressFamily, str, int]
 class ListenSockets:
     """All sockets of all Listeners.
 
-    `listeners` are the given ones with their real ports, where port 0 was asked for; `sockets` maps
+    `listeners` are the `given` ones with their real ports, where port 0 was asked for; `sockets` maps
     `listener_key` of these to one socket a slot. `taken_over` are sockets that a dead supervisor
     had bound; missing slots are bound beside them.
     """
@@ -38,6 +38,7 @@ class ListenSockets:
         slots: int,
         taken_over: Mapping[str, list[socket.socket]] | None = None,
     ) -> None:
+        self.given = tuple(listeners)
         self.listeners: tuple[Listener, ...] = ()
         self.sockets: dict[str, list[socket.socket]] = {}
         self.slots = slots
@@ -61,7 +62,7 @@ class ListenSockets:
             if not sockets and port:
                 sockets.append(_alone((family, host, port)))
             while len(sockets) < self.slots:
-                sockets.append(_bound((family, host, port), reuse_port=True))
+                sockets.append(_one_more(sockets, (family, host, port)))
                 port = sockets[0].getsockname()[1]
             for one in sockets:
                 one.listen(_backlog())
@@ -123,6 +124,21 @@ def _bound(place: Place, reuse_port: bool) -> socket.socket:
         one.close()
         raise
     return one
+
+
+def _one_more(sockets: Sequence[socket.socket], place: Place) -> socket.socket:
+    """One more socket of an address. Where the service manager bound the first one for itself alone, or
+    as another user, all slots accept from that one's queue."""
+    if not sockets:
+        return _bound(place, reuse_port=True)
+    first = sockets[0]
+    if first.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT):
+        try:
+            return _bound(place, reuse_port=True)
+        except OSError as error:
+            if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+                raise
+    return first.dup()
 
 
 def _alone(place: Place) -> socket.socket:

@@ -2,6 +2,7 @@
 
     lock               flock'ed by the live supervisor for its whole life; holds its pid
     control.sock       `fastlb status` asks here
+    takeover.sock      a new supervisor asks the living one here to hand over
     worker-<pid>.sock  one a worker: a supervisor that takes over asks here
     overrides.json     what operators said of targets, for a supervisor that takes over
 
@@ -19,6 +20,7 @@ from fastlb.errors import FastlbError
 
 LOCK = "lock"
 CONTROL = "control.sock"
+TAKEOVER = "takeover.sock"
 WORKER_SOCKETS = "worker-*.sock"
 LONGEST_SOCKET = "/worker-4194304.sock"
 UNIX_PATH_BYTES = 107
@@ -67,6 +69,7 @@ class RunDir:
         """Create the folder and lock it. Raises FastlbError where a live instance has it."""
         run_dir = cls(run_dir_path(name), _make_and_lock(name))
         run_dir.control_socket.unlink(missing_ok=True)
+        (run_dir.path / TAKEOVER).unlink(missing_ok=True)
         return run_dir
 
     @property
@@ -110,10 +113,24 @@ class RunDir:
         """Of a worker that is dead."""
         (self.path / f"worker-{pid}.sock").unlink(missing_ok=True)
 
+    def sign(self) -> None:
+        """The lock, which another supervisor took and passed on, is ours."""
+        os.ftruncate(self._lock, 0)
+        os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+
+    def duplicate_lock(self) -> int:
+        """For a supervisor that takes over: the lock is held as long as one of the two has it."""
+        return os.dup(self._lock)
+
+    def leave(self) -> None:
+        """Let go of the lock and remove nothing: the folder is another supervisor's."""
+        os.close(self._lock)
+
     def release(self) -> None:
         """Remove what is ours and let go of the lock; what living orphans still use stays."""
         if self.intact:
             (self.path / CONTROL).unlink(missing_ok=True)
+            (self.path / TAKEOVER).unlink(missing_ok=True)
             (self.path / LOCK).unlink(missing_ok=True)
             try:
                 self.path.rmdir()
@@ -192,6 +209,5 @@ def _take_lock(path: Path, name: str) -> int | None:
     if not _is_same_file(lock, path / LOCK):
         os.close(lock)
         return None
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+    RunDir(path, lock).sign()
     return lock

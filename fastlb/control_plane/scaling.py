@@ -37,7 +37,8 @@ HELD_AGAIN = 5.0
 
 class Scaling:
     """The groups by their names, those left out to whose target group no listener forwards: their
-    instances would never be checked. Raises FastlbError for a user of a launch template that cannot be."""
+    instances would never be checked. `before` is what `leave` ended. Raises FastlbError for a user of a
+    launch template that cannot be."""
 
     def __init__(
         self,
@@ -45,12 +46,13 @@ class Scaling:
         used_groups: Collection[str],
         run_dir: RunDir,
         parts: Parts,
+        before: Scaling | None = None,
     ) -> None:
         self.activities = History(run_dir.path / "activities.jsonl")
         self.decisions = History(run_dir.path / "decisions.jsonl")
         self._run_dir = run_dir
         self._records = Records(run_dir.path)
-        self.targets = GroupTargets(parts)
+        self.targets: GroupTargets = GroupTargets(parts) if before is None else before.targets
         self._strangers = parts.strangers
         self._unwanted: dict[str, str] = {}
         """Instances that are to end, by their ids, and why."""
@@ -191,6 +193,19 @@ class Scaling:
         for group in self.groups.values():
             await group.kill()
         self._forget()
+
+    async def leave(self) -> None:
+        """Leave the Instances to another supervisor; their targets stay registered here."""
+        self._end_ticking()
+        await asyncio.gather(*(group.leave() for group in self.groups.values()))
+
+    def deregister_all(self) -> None:
+        """After `leave`: whoever adopts the Instances anew registers them anew."""
+        for group in self.groups.values():
+            for one in group.fleet:
+                if one.target is not None:
+                    one.target.deregister()
+                    one.target = None
 
     def _forget(self) -> None:
         """After a clean end the next start begins anew."""

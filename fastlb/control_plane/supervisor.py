@@ -13,21 +13,26 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import uvloop
 
+from fastlb.child_process import UNREAPED
+from fastlb.control_plane.activation import passed_sockets
 from fastlb.control_plane.control_socket import Command, ControlSocket
 from fastlb.control_plane.group_targets import Parts
 from fastlb.control_plane.health_monitor import HealthMonitor
+from fastlb.control_plane.left_behind import stay
 from fastlb.control_plane.listen_sockets import ListenSockets
 from fastlb.control_plane.operator_overrides import OperatorOverrides
 from fastlb.control_plane.orphans import Orphans
 from fastlb.control_plane.publication import Publication
 from fastlb.control_plane.reload import Load, Reload
-from fastlb.control_plane.run_dir import RunDir
+from fastlb.control_plane.run_dir import RunDir, run_dir_path
 from fastlb.control_plane.scaling import Scaling, with_holds
+from fastlb.control_plane.service_manager import ServiceManager, in_short
 from fastlb.control_plane.slot_assignment import Relief, ReliefBudget, assign_slots, home_of
 from fastlb.control_plane.status import Status
 from fastlb.control_plane.stop_signals import StopSignals
@@ -36,12 +41,13 @@ from fastlb.control_plane.surroundings import (
     fill_standard_files,
     raise_open_files,
 )
-from fastlb.control_plane.takeover import take_over
 from fastlb.control_plane.target_commands import TargetCommands
-from fastlb.control_plane.target_registry import TargetRegistry, resolve
+from fastlb.control_plane.target_registry import TargetRegistry, resolve, tell_nobody
+from fastlb.control_plane.tenure import Belongings, Tenure
 from fastlb.control_plane.totals import Totals
 from fastlb.control_plane.wording import count_of
 from fastlb.control_plane.worker_pool import PoolHooks, Worker, WorkerMain, WorkerPool
+from fastlb.control_plane.zombies import FIRST_PROCESS, Reaper
 from fastlb.errors import FastlbError
 from fastlb.logs import start_logging
 from fastlb.model.configuration import Configuration
@@ -78,31 +84,58 @@ CUT_LOOK = 0.05
 
 
 def run_supervisor(
-    configuration: Configuration, worker_main: WorkerMain, load: Load | None = None
+    configuration: Configuration,
+    worker_main: WorkerMain,
+    load: Load | None = None,
+    *,
+    takes_over: bool = False,
+    arguments: Sequence[str] | None = None,
 ) -> int:
-    """Run an instance until SIGTERM or SIGINT; the exit status.
+    """Run an instance until SIGTERM or SIGINT, or until another supervisor has taken over; the exit
+    status.
 
-    `load` reads the configuration anew, for a reload. Raises FastlbError where it cannot start: a
-    live instance of the name, an address in use.
+    `load` reads the configuration anew, for a reload. With `takes_over`, from the living supervisor of
+    the name. `arguments` are those of `fastlb run`, with which an upgrade starts the next one. Raises
+    FastlbError where it cannot start: a live instance of the name, an address in use.
     """
+    passed = passed_sockets(os.environ, os.getpid())
     fill_standard_files()
+    manager = ServiceManager(os.environ, replaces=takes_over)
     stop_logging = start_logging(configuration.log_level, "")
     try:
         check_access_log(configuration.access_log)
         raise_open_files()
+        tenure = Tenure(
+            configuration.name,
+            takes_over=takes_over,
+            arguments=arguments,
+            manager=manager,
+            passed=passed,
+        )
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(Supervisor(configuration, worker_main, load).run())
+            supervisor = Supervisor(configuration, worker_main, load, tenure, manager)
+            status = runner.run(supervisor.run())
     finally:
         stop_logging()
+    if tenure.heir and tenure.stays:
+        return stay(run_dir_path(configuration.name), tenure.heir)
+    return status
 
 
 class Supervisor:
     """One instance. `run` is its life."""
 
     def __init__(
-        self, configuration: Configuration, worker_main: WorkerMain, load: Load | None
+        self,
+        configuration: Configuration,
+        worker_main: WorkerMain,
+        load: Load | None,
+        tenure: Tenure,
+        manager: ServiceManager,
     ) -> None:
         self.configuration = configuration
+        self._tenure = tenure
+        self._manager = manager
         self._load = load
         self._config_id = 1
         self.draining = False
@@ -113,18 +146,50 @@ class Supervisor:
         self._folder_trouble = ""
         self._cut = (0, 0)
         self._relief = ReliefBudget(time.monotonic())
+        self._all_ready = asyncio.Event()
+        self._reaper = Reaper(self._awaited) if os.getpid() == FIRST_PROCESS else None
 
     async def run(self) -> int:
         self._signals = StopSignals(asyncio.get_running_loop(), self._on_hangup)
         async with contextlib.AsyncExitStack() as cleanup:
-            run_dir = RunDir.take(self.configuration.name)
-            cleanup.callback(run_dir.release)
-            await self._start(run_dir, cleanup)
-            cleanup.callback(self.overrides.forget)
-            cleanup.push_async_callback(self.scaling.kill)
-            await self._serve()
-        log.info("stopped")
+            run_dir = await self._tenure.begin()
+            cleanup.callback(self._end_run_dir, run_dir)
+            cleanup.callback(self._tenure.close)
+            try:
+                await self._start(run_dir, cleanup)
+                cleanup.callback(self._end_overrides)
+                await self._serve()
+            except BaseException as error:
+                self._tenure.failed(str(error) or type(error).__name__)
+                raise
+        if self._tenure.heir:
+            log.info("handed over to pid %d", self._tenure.heir)
+        else:
+            log.info("stopped")
         return 0
+
+    def _end_run_dir(self, run_dir: RunDir) -> None:
+        if self._tenure.in_charge:
+            run_dir.release()
+        else:
+            run_dir.leave()
+
+    def _end_overrides(self) -> None:
+        if self._tenure.in_charge:
+            self.overrides.forget()
+
+    def _end_pool(self) -> None:
+        """The end where nobody waits. Whoever is not in charge must cut nobody."""
+        if self._tenure.in_charge:
+            self._pool.close()
+        else:
+            self._pool.abandon()
+
+    async def _end_scaling(self) -> None:
+        if self._tenure.in_charge:
+            await self.scaling.kill()
+        elif not self._tenure.heir:
+            await self.scaling.leave()
 
     @property
     def workers(self) -> Sequence[Worker]:
@@ -136,12 +201,12 @@ class Supervisor:
         """Make all parts, in the order in which each needs the one before; none serves yet."""
         given = self.configuration
         self._run_dir = run_dir
-        left = await asyncio.to_thread(take_over, run_dir, given.listeners)
+        listeners, left = await self._tenure.inherit(run_dir, given.listeners)
         self._orphans = Orphans(run_dir, left.orphans, self._pids)
         cleanup.push_async_callback(self._orphans.close)
         count = given.workers or len(os.sched_getaffinity(0))
         slots = max(count, left.slots)
-        self._sockets = ListenSockets(given.listeners, slots, left.sockets)
+        self._sockets = ListenSockets(listeners, slots, left.sockets)
         cleanup.callback(self._sockets.close)
         # Port 0 and 0 workers mean "whatever it comes to": the workers read what it came to.
         self.configuration = replace(given, listeners=self._sockets.listeners, workers=count)
@@ -163,7 +228,7 @@ class Supervisor:
         self._monitor = HealthMonitor(
             self.registry, self.counters, count, asyncio.get_running_loop()
         )
-        parts = Parts(
+        self._parts = Parts(
             self.registry,
             self._monitor,
             self._publication,
@@ -172,30 +237,75 @@ class Supervisor:
             count,
             lambda: self._orphans.living,
         )
-        self.scaling = Scaling(given, used_groups(given), run_dir, parts)
-        self.registry.told = self.scaling.told
-        self.scaling.adopt()
+        self._commands: dict[str, Command] = {}
+        self.scaling = self._scale()
+        cleanup.push_async_callback(self._end_scaling)
         self.registry.left = self.overrides.left
         self.overrides.keep({key_of(one.group.name, one.target) for one in self.registry})
         self.registry.seed(left.health)
         self._for_workers = with_holds(self.configuration)
-        self._reload = Reload(given, self._load, self._on_reloaded, self.scaling.not_in_force)
+        self._reload = Reload(
+            given, self._load, self._on_reloaded, lambda: self.scaling.not_in_force()
+        )
 
         hooks = PoolHooks(self._on_ready, self._on_died, self._on_message)
         self._pool = WorkerPool(count, self._main, self._birth, hooks)
-        cleanup.callback(self._pool.close)
+        cleanup.callback(self._end_pool)
         self.slots = assign_slots(slots, count, {}, ())
 
         status = Status(self, os.getpid())
+        self._control = ControlSocket(run_dir.control_socket, self._commands)
+        cleanup.push_async_callback(self._control.close)
+        own = Belongings(
+            run_dir,
+            self._sockets,
+            self._writer,
+            self.counters,
+            self.totals,
+            self.registry,
+            self._pool,
+            self._control,
+            self._leave_instances,
+            self._lead_instances_again,
+            self._signals.stop.is_set,
+        )
         commands: dict[str, Command] = {
             "status": lambda _: status.answer(),
-            "reload": self._reload.answer,
-            **self.scaling.commands.by_name,
-            **TargetCommands(parts, self.overrides, self.scaling).by_name,
+            "reload": self._answer_reload,
+            **self._tenure.settle(own, cleanup),
         }
-        self._control = ControlSocket(run_dir.control_socket, commands)
-        await self._control.start()
-        cleanup.push_async_callback(self._control.close)
+        self._commands |= self._tenure.guarded(commands)
+        if self._tenure.in_charge:
+            await self._control.start()
+
+    def _scale(self, before: Scaling | None = None) -> Scaling:
+        """The auto scaling groups, with the Instances that are there; they act from their start on."""
+        given = self.configuration
+        scaling = Scaling(given, used_groups(given), self._run_dir, self._parts, before)
+        self.registry.told = scaling.told
+        self._commands |= self._tenure.guarded(
+            {
+                **scaling.commands.by_name,
+                **TargetCommands(self._parts, self.overrides, scaling).by_name,
+            }
+        )
+        scaling.adopt()
+        return scaling
+
+    async def _leave_instances(self) -> None:
+        """Another supervisor leads them from now on, and writes their histories."""
+        self.registry.told = tell_nobody
+        await self.scaling.leave()
+
+    def _lead_instances_again(self) -> None:
+        """That supervisor has failed. It may have launched or lost some."""
+        health = {
+            (one.group, one.address): (one.state, one.epoch) for one in self.registry.entries()
+        }
+        self.scaling.deregister_all()
+        self.scaling = self._scale(self.scaling)
+        self.registry.seed(health)
+        self.scaling.start()
 
     def _birth(self, index: int, pipe: socket.socket) -> WorkerStart:
         return WorkerStart(
@@ -219,10 +329,17 @@ class Supervisor:
         try:
             await self._publish_first()
             self._tick()
-            await self._signals.stop.wait()
+            charge = asyncio.create_task(self._take_charge())
+            await self._until_end(charge)
             keeping.cancel()
+            if self._tenure.heir:
+                self._tenure.see_heir()
+                return
+            if not self._tenure.in_charge:
+                raise FastlbError("stopped before it had taken over: the other supervisor goes on")
             await self._stop()
         finally:
+            self._manager.end_watch()
             keeping.cancel()
             if self._ticking is not None:
                 self._ticking.cancel()
@@ -240,6 +357,37 @@ class Supervisor:
             known.result()
         known.cancel()
         self._publication.begin()
+
+    async def _take_charge(self) -> None:
+        """Once all workers are ready; the service manager is told then."""
+        await self._all_ready.wait()
+        for target_group in await self._tenure.take_charge():
+            self.scaling.wanted(target_group)
+        self._manager.watch(self._is_well)
+        self._end_orphans()
+
+    async def _until_end(self, charge: asyncio.Task[None]) -> None:
+        """Until the instance is to stop, or another supervisor has it. Raises what `charge` does."""
+        ends = [self._signals.stop, self._tenure.over]
+        waits = [asyncio.create_task(one.wait()) for one in ends]
+        try:
+            done, _ = await asyncio.wait({charge, *waits}, return_when=asyncio.FIRST_COMPLETED)
+            if charge in done:
+                charge.result()
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            elif self._tenure.asking:  # the answer decides whose the instance is to stop
+                await asyncio.wait({charge})
+                charge.result()
+            if not self._tenure.over.is_set():
+                await self._tenure.break_off()
+        finally:
+            for task in (charge, *waits):
+                task.cancel()
+            await asyncio.wait({charge, *waits})
+
+    def _is_well(self) -> bool:
+        """For the watchdog: this loop turns, and somebody serves."""
+        return self.draining or any(worker.index not in self.hung for worker in self._pool.running)
 
     def _tick(self) -> None:
         self._ticking = asyncio.get_running_loop().call_later(TICK, self._tick)
@@ -298,15 +446,25 @@ class Supervisor:
             if not moved:
                 self._relief.give_back()
         elif isinstance(message, Wanted):
+            self._tenure.wanted(message.group)
             self.scaling.wanted(message.group)
 
     def _on_hangup(self) -> None:
         """SIGHUP is `fastlb reload`, told in the log."""
+        if self._tenure.passing_on or not self._tenure.in_charge:
+            log.warning("SIGHUP is ignored: who takes over just now reads the configuration itself")
+            return
         try:
-            for line in self._reload.reload():
+            with self._manager.while_reloading():
+                changed = self._reload.reload()
+            for line in changed:
                 log.info("reload: %s", line)
         except ValueError as error:
             log.error("the configuration stays as it is: %s", error)
+
+    def _answer_reload(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        with self._manager.while_reloading():
+            return self._reload.answer(request)
 
     def _on_reloaded(self, configuration: Configuration) -> list[str]:
         self.configuration = replace(
@@ -322,7 +480,12 @@ class Supervisor:
     def _end_orphans(self) -> None:
         """Once all of ours are ready: until then the orphans are who serves."""
         if self._pool.all_ready:
+            self._all_ready.set()
+        if self._pool.all_ready and self._tenure.in_charge:
             self._orphans.end(self.configuration.drain_timeout, self._writer.fd)
+
+    def _awaited(self) -> set[int]:
+        return self._pids() | UNREAPED
 
     def _pids(self) -> set[int]:
         return {worker.pid for worker in self._pool.workers if worker.pid}
@@ -338,20 +501,34 @@ class Supervisor:
                 if str(error) != self._folder_trouble:
                     self._folder_trouble = str(error)
                     log.error("the run-time folder cannot be made anew: %s", error)
+            if self._tenure.in_charge:
+                states = [one.state for one in self.registry]
+                running = len(self._pool.running)
+                self._manager.status(in_short(running, len(self.workers), states, self.draining))
+            if self._reaper is not None:
+                self._reaper.look()
+            if self._tenure.passing_on:
+                continue  # the workers that come up are no orphans
             await self._orphans.look_round()
             self._end_orphans()
+            if not self._orphans.living:
+                self._tenure.orphans_ended()
 
     async def _keep_folder(self) -> None:
         """A cleaner of /tmp or an `rm` may take the folder from under a running instance."""
-        if self._run_dir.intact and self._control.present:
+        if not self._tenure.in_charge or self._tenure.passing_on:
+            return
+        present = self._control.present and self._tenure.present
+        if self._run_dir.intact and present:
             return
         if not self._run_dir.intact:
             self._run_dir.renew()
             self.scaling.save_all()
             self.overrides.save()
-        await self._control.close()
-        self._run_dir.control_socket.unlink(missing_ok=True)
-        await self._control.start()
+        if not self._control.present:
+            await self._control.close()
+            await self._control.start()
+        await self._tenure.renew()
         log.warning("files of the run-time folder %s were removed: made anew", self._run_dir.path)
 
     # --- end --------------------------------------------------------------------------------
@@ -359,6 +536,7 @@ class Supervisor:
     async def _stop(self) -> None:
         """Let the workers finish what they have, until the drain time-out or a second signal."""
         self.draining = True
+        self._manager.stopping()
         seconds = self.configuration.drain_timeout
         loop = asyncio.get_running_loop()
         self._sockets.close()

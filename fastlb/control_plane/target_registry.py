@@ -155,7 +155,7 @@ def _nobody_asks() -> None:
     pass
 
 
-def _tell_nobody(kind: str, subject: str, what: str, cause: str) -> None:
+def tell_nobody(kind: str, subject: str, what: str, cause: str) -> None:
     pass
 
 
@@ -192,7 +192,7 @@ class TargetRegistry:
         self._failing_open: set[str] = set()
         self.membership = 0
         """Grows whenever a target comes, drains or goes."""
-        self.told: Callable[[str, str, str, str], None] = _tell_nobody
+        self.told: Callable[[str, str, str, str], None] = tell_nobody
         """Told of each decision: its kind, whom it is about, what, and why."""
         self.left: Callable[[str, Target], None] = lambda group, target: None
         """Told of each target that is registered no more, and at once not anew."""

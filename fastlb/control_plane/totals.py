@@ -7,7 +7,8 @@ before. What a worker holds at the moment (connections, in flight) dies with it.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
+from typing import Any, Protocol
 
 from fastlb.target_table.counters import BLOCK, BUCKETS, HISTOGRAM, Cell, Counters, Worker, block
 from fastlb.target_table.layout import TargetEntry
@@ -42,15 +43,40 @@ class TargetFigures:
     queue_wait_us: int = 0
     histogram: list[int] = field(default_factory=lambda: [0] * BUCKETS)
 
+    def add(self, other: TargetFigures) -> None:
+        self.requests += other.requests
+        self.errors += other.errors
+        self.status_5xx += other.status_5xx
+        self.queued += other.queued
+        self.queue_wait_us += other.queue_wait_us
+        self.histogram = [a + b for a, b in zip(self.histogram, other.histogram, strict=True)]
+
+
+class Before(Protocol):
+    """What another supervisor's workers did, in all and for each target."""
+
+    def head(self, cell: Worker) -> int: ...
+    def target(self, group: str, address: str) -> TargetFigures | None: ...
+
 
 class Totals:
-    """Sums over the living workers' rows and what the dead ones left."""
+    """Sums over the living workers' rows and what the dead ones left; `before` is added, where another
+    supervisor passed the instance on."""
 
     def __init__(self, counters: Counters, rows: int) -> None:
         self._counters = counters
         self._rows = rows
         self._heads = dict.fromkeys(GROWING, 0)
         self._targets: dict[Key, TargetFigures] = {}
+        self.before: Before | None = None
+
+    def left_by_dead(self) -> dict[str, Any]:
+        """What no row shows, for a supervisor that gets the rows: plain values for `InheritedTotals`."""
+        heads = {cell.name: value for cell, value in self._heads.items()}
+        return {
+            "heads": heads,
+            "targets": [(*key, *astuple(one)) for key, one in self._targets.items()],
+        }
 
     def absorb(self, index: int, targets: Iterable[TargetEntry]) -> None:
         """Remember the row of a dead worker, and zero it."""
@@ -82,8 +108,11 @@ class Totals:
 
     def head(self, cell: Worker) -> int:
         """A head cell summed: over all workers ever where it only grows, else over the living."""
-        return self._heads.get(cell, 0) + sum(
-            self._counters.row(index)[cell] for index in range(self._rows)
+        before = self.before.head(cell) if self.before is not None and cell in self._heads else 0
+        return (
+            before
+            + self._heads.get(cell, 0)
+            + sum(self._counters.row(index)[cell] for index in range(self._rows))
         )
 
     def in_flight(self, targets: Iterable[TargetEntry], index: int | None = None) -> int:
@@ -101,7 +130,7 @@ class Totals:
         dead = self._targets.get(key_of(target)) or TargetFigures()
         alive = self._counters.target(target.index, self._rows)
         histogram = self._counters.histogram(target.index, self._rows)
-        return TargetFigures(
+        figures = TargetFigures(
             dead.requests + alive.requests,
             dead.errors + alive.errors,
             dead.status_5xx + alive.status_5xx,
@@ -109,6 +138,11 @@ class Totals:
             dead.queue_wait_us + alive.queue_wait_us,
             [a + b for a, b in zip(dead.histogram, histogram, strict=True)],
         )
+        if self.before is not None:
+            before = self.before.target(target.group, target.address)
+            if before is not None:
+                figures.add(before)
+        return figures
 
 
 def key_of(target: TargetEntry) -> Key:

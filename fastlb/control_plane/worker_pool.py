@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
-from multiprocessing.process import BaseProcess
+from multiprocessing.process import BaseProcess, _children  # type: ignore[attr-defined]
 from typing import Literal
 
 from fastlb.control_plane.restart_delay import RestartDelay
@@ -159,6 +159,22 @@ class WorkerPool:
             if worker.pipe is not None:
                 loop.remove_reader(worker.pipe.fileno())
                 worker.pipe.close()
+
+    def abandon(self) -> None:
+        """Let all workers go on without us: the closed pipes tell them that they have no supervisor. No
+        hook is called any more."""
+        self._stopping = True
+        loop = asyncio.get_running_loop()
+        for worker in self.workers:
+            _cancel(worker)
+            if worker.process is not None:
+                loop.remove_reader(worker.process.sentinel)
+                # Or the end of this process would wait for theirs: multiprocessing joins them.
+                _children.discard(worker.process)
+            if worker.pipe is not None:
+                loop.remove_reader(worker.pipe.fileno())
+                worker.pipe.close()
+                worker.pipe = None
 
     def _spawn(self, worker: Worker) -> None:
         worker.timer = None
