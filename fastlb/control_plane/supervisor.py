@@ -19,12 +19,14 @@ from dataclasses import replace
 import uvloop
 
 from fastlb.control_plane.control_socket import Command, ControlSocket
+from fastlb.control_plane.departures import Departures
 from fastlb.control_plane.group_targets import Parts
 from fastlb.control_plane.health_monitor import HealthMonitor
 from fastlb.control_plane.listen_sockets import ListenSockets
 from fastlb.control_plane.orphans import Orphans
 from fastlb.control_plane.publication import Publication
-from fastlb.control_plane.reload import Load, Reload
+from fastlb.control_plane.reconfiguration import Reconfiguration, used_groups
+from fastlb.control_plane.reload import Reload, Source
 from fastlb.control_plane.run_dir import RunDir
 from fastlb.control_plane.scaling import Scaling, with_holds
 from fastlb.control_plane.slot_assignment import Relief, ReliefBudget, assign_slots, home_of
@@ -38,19 +40,21 @@ from fastlb.control_plane.surroundings import (
 from fastlb.control_plane.takeover import take_over
 from fastlb.control_plane.target_registry import TargetRegistry
 from fastlb.control_plane.totals import Totals
+from fastlb.control_plane.watch import Watch
 from fastlb.control_plane.wording import count_of
 from fastlb.control_plane.worker_pool import PoolHooks, Worker, WorkerMain, WorkerPool
 from fastlb.errors import FastlbError
 from fastlb.logs import start_logging
 from fastlb.model.configuration import Configuration
-from fastlb.model.listener import Forward
 from fastlb.target_table.counters import Counters
 from fastlb.target_table.counters import Worker as Head
+from fastlb.target_table.handover import listener_key
 from fastlb.target_table.layout import Snapshot
 from fastlb.target_table.pipe import (
     Evidence,
     InheritedFd,
     Message,
+    Missing,
     Relieve,
     TableChanged,
     Wanted,
@@ -75,11 +79,11 @@ CUT_LOOK = 0.05
 
 
 def run_supervisor(
-    configuration: Configuration, worker_main: WorkerMain, load: Load | None = None
+    configuration: Configuration, worker_main: WorkerMain, source: Source | None = None
 ) -> int:
     """Run an instance until SIGTERM or SIGINT; the exit status.
 
-    `load` reads the configuration anew, for a reload. Raises FastlbError where it cannot start: a
+    `source` gives the configuration anew, for a reload. Raises FastlbError where it cannot start: a
     live instance of the name, an address in use.
     """
     fill_standard_files()
@@ -88,7 +92,7 @@ def run_supervisor(
         check_access_log(configuration.access_log)
         raise_open_files()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(Supervisor(configuration, worker_main, load).run())
+            return runner.run(Supervisor(configuration, worker_main, source).run())
     finally:
         stop_logging()
 
@@ -97,10 +101,10 @@ class Supervisor:
     """One instance. `run` is its life."""
 
     def __init__(
-        self, configuration: Configuration, worker_main: WorkerMain, load: Load | None
+        self, configuration: Configuration, worker_main: WorkerMain, source: Source | None
     ) -> None:
         self.configuration = configuration
-        self._load = load
+        self._source = source
         self._config_id = 1
         self.draining = False
         self.slots: tuple[int, ...] = ()
@@ -112,7 +116,7 @@ class Supervisor:
         self._relief = ReliefBudget(time.monotonic())
 
     async def run(self) -> int:
-        self._signals = StopSignals(asyncio.get_running_loop(), self._on_hangup)
+        self._signals = StopSignals(asyncio.get_running_loop(), lambda: self._reload.signalled())
         async with contextlib.AsyncExitStack() as cleanup:
             run_dir = RunDir.take(self.configuration.name)
             cleanup.callback(run_dir.release)
@@ -155,7 +159,7 @@ class Supervisor:
         self._monitor = HealthMonitor(
             self.registry, self.counters, count, asyncio.get_running_loop()
         )
-        parts = Parts(
+        self._parts = Parts(
             self.registry,
             self._monitor,
             self._publication,
@@ -164,17 +168,34 @@ class Supervisor:
             count,
             lambda: self._orphans.living,
         )
-        self.scaling = Scaling(given, used_groups(given), run_dir, parts)
+        self.scaling = Scaling(given, used_groups(given), run_dir, self._parts)
         self.registry.told = self.scaling.told
         self.scaling.adopt()
         self.registry.seed(left.health)
         self._for_workers = with_holds(self.configuration)
-        self._reload = Reload(given, self._load, self._on_reloaded, self.scaling.not_in_force)
+        self._bindings = self._bound()
 
         hooks = PoolHooks(self._on_ready, self._on_died, self._on_message)
         self._pool = WorkerPool(count, self._main, self._birth, hooks)
         cleanup.callback(self._pool.close)
-        self.slots = assign_slots(slots, count, {}, ())
+        self.slots = assign_slots(slots, range(count), {}, ())
+        departures = Departures(self.scaling.targets)
+        cleanup.push_async_callback(departures.close)
+        self._live = Reconfiguration(
+            self.configuration,
+            self._sockets,
+            self._pool,
+            self._parts,
+            self.scaling,
+            departures,
+            self._swap,
+            lambda: self.draining,
+        )
+        self._reload = Reload(given, self._source, self._live, self.scaling.not_in_force)
+        cleanup.push_async_callback(self._reload.close)
+        path = self._source.path if self._source is not None else None
+        self._watch = Watch(path, self._reload.and_tell)
+        cleanup.callback(self._watch.set, False)
 
         status = Status(self, os.getpid())
         commands: dict[str, Command] = {
@@ -194,6 +215,7 @@ class Supervisor:
             counters=InheritedFd(self.counters.fd),
             pipe=pipe,
             run_dir=str(self._run_dir.path),
+            bindings=self._sockets.bindings,
         )
 
     # --- life -------------------------------------------------------------------------------
@@ -208,6 +230,7 @@ class Supervisor:
         try:
             await self._publish_first()
             self._tick()
+            self._watch.set(self.configuration.watch)
             await self._signals.stop.wait()
             keeping.cancel()
             await self._stop()
@@ -234,10 +257,12 @@ class Supervisor:
         self._ticking = asyncio.get_running_loop().call_later(TICK, self._tick)
         hung = {worker.index for worker in self._pool.running if self._hangs(worker)}
         for index in hung ^ self.hung:
+            worker = self._pool.by_index(index)
             what = "does not answer: others accept from its slots" if index in hung else "is back"
-            log.warning("worker %d (pid %d) %s", index, self.workers[index].pid, what)
-        count = len(self.workers)
-        lent = any(holder != home_of(slot, count) for slot, holder in enumerate(self.slots))
+            if worker is not None:
+                log.warning("worker %d (pid %d) %s", index, worker.pid, what)
+        homes = self._homes()
+        lent = any(holder != home_of(slot, homes) for slot, holder in enumerate(self.slots))
         if lent or hung != self.hung:
             self.hung = hung
             self._assign()
@@ -247,6 +272,10 @@ class Supervisor:
         beat = self.counters.row(worker.index)[Head.BEAT_NS]
         return bool(beat) and time.monotonic_ns() - beat > HUNG_NS
 
+    def _homes(self) -> list[int]:
+        """The workers to which the slots belong."""
+        return [worker.index for worker in self._pool.active]
+
     def _assign(self, *relief: Relief) -> bool:
         """Look anew at who accepts from which slot; whether that moved one."""
         connections = {
@@ -254,7 +283,8 @@ class Supervisor:
             for worker in self._pool.running
             if worker.index not in self.hung
         }
-        slots = assign_slots(len(self.slots), len(self.workers), connections, self.slots, relief)
+        homes = self._homes()
+        slots = assign_slots(self._sockets.slots, homes, connections, self.slots, relief)
         if slots == self.slots or self.draining:
             return False
         log.debug("slots %s pass to workers %s", self.slots, slots)
@@ -263,8 +293,28 @@ class Supervisor:
         return True
 
     def _snapshot(self) -> Snapshot:
-        entries = self.registry.entries()
-        return Snapshot(self._for_workers, self._config_id, entries, self.slots)
+        return Snapshot(
+            self._for_workers,
+            self._config_id,
+            self.registry.entries(),
+            self.slots,
+            self._bindings,
+            self._parts.rows,
+        )
+
+    def _swap(self, configuration: Configuration) -> None:
+        """Have the next table say this configuration, and who accepts from which slot in it."""
+        self.configuration = configuration
+        self._for_workers = with_holds(configuration)
+        self._bindings = self._bound()
+        self._config_id += 1
+        self._assign()
+        self._publication.changed()
+        self._watch.set(configuration.watch)
+
+    def _bound(self) -> tuple[int, ...]:
+        keys = [listener_key(one) for one in self.configuration.listeners]
+        return tuple(self._sockets.bindings[key] for key in keys)
 
     def _on_published(self) -> None:
         self._pool.broadcast(TableChanged())
@@ -288,25 +338,8 @@ class Supervisor:
                 self._relief.give_back()
         elif isinstance(message, Wanted):
             self.scaling.wanted(message.group)
-
-    def _on_hangup(self) -> None:
-        """SIGHUP is `fastlb reload`, told in the log."""
-        try:
-            for line in self._reload.reload():
-                log.info("reload: %s", line)
-        except ValueError as error:
-            log.error("the configuration stays as it is: %s", error)
-
-    def _on_reloaded(self, configuration: Configuration) -> list[str]:
-        self.configuration = replace(
-            self.configuration, auto_scaling_groups=configuration.auto_scaling_groups
-        )
-        for_workers = with_holds(self.configuration)
-        if for_workers != self._for_workers:
-            self._for_workers = for_workers
-            self._config_id += 1
-            self._publication.changed()
-        return self.scaling.reload(configuration)
+        elif isinstance(message, Missing):
+            self._live.send_sockets(worker, message.key)
 
     def _end_orphans(self) -> None:
         """Once all of ours are ready: until then the orphans are who serves."""
@@ -329,6 +362,7 @@ class Supervisor:
                     log.error("the run-time folder cannot be made anew: %s", error)
             await self._orphans.look_round()
             self._end_orphans()
+            await self._live.look_round()
 
     async def _keep_folder(self) -> None:
         """A cleaner of /tmp or an `rm` may take the folder from under a running instance."""
@@ -411,15 +445,3 @@ class Supervisor:
 def _said(held: tuple[int, int]) -> str:
     requests, connections = held
     return f"{count_of(requests, 'request')} on {count_of(connections, 'connection')}"
-
-
-def used_groups(configuration: Configuration) -> frozenset[str]:
-    """The target groups to which some listener forwards."""
-    actions = [
-        action
-        for listener in configuration.listeners
-        for action in (listener.default, *(rule.action for rule in listener.rules))
-    ]
-    return frozenset(
-        one.group for action in actions if isinstance(action, Forward) for one in action.groups
-    )

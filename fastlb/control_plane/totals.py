@@ -44,11 +44,12 @@ class TargetFigures:
 
 
 class Totals:
-    """Sums over the living workers' rows and what the dead ones left."""
+    """Sums over the living workers' rows and what the dead ones left. `rows` of the counters are in
+    use; they grow with the workers."""
 
     def __init__(self, counters: Counters, rows: int) -> None:
         self._counters = counters
-        self._rows = rows
+        self.rows = rows
         self._heads = dict.fromkeys(GROWING, 0)
         self._targets: dict[Key, TargetFigures] = {}
 
@@ -83,13 +84,13 @@ class Totals:
     def head(self, cell: Worker) -> int:
         """A head cell summed: over all workers ever where it only grows, else over the living."""
         return self._heads.get(cell, 0) + sum(
-            self._counters.row(index)[cell] for index in range(self._rows)
+            self._counters.row(index)[cell] for index in range(self.rows)
         )
 
     def in_flight(self, targets: Iterable[TargetEntry], index: int | None = None) -> int:
         """Requests and TCP connections that targets have now, of one worker or of all."""
         columns = max((target.index for target in targets), default=-1) + 1
-        rows = range(self._rows) if index is None else (index,)
+        rows = range(self.rows) if index is None else (index,)
         end = block(columns)
         # A strided copy for each row: a status of a thousand targets is asked while requests run.
         return sum(
@@ -99,8 +100,8 @@ class Totals:
 
     def target(self, target: TargetEntry) -> TargetFigures:
         dead = self._targets.get(key_of(target)) or TargetFigures()
-        alive = self._counters.target(target.index, self._rows)
-        histogram = self._counters.histogram(target.index, self._rows)
+        alive = self._counters.target(target.index, self.rows)
+        histogram = self._counters.histogram(target.index, self.rows)
         return TargetFigures(
             dead.requests + alive.requests,
             dead.errors + alive.errors,

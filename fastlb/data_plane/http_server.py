@@ -235,7 +235,12 @@ class HttpConnection(ClientStream):
             if not isinstance(action, Forward):
                 self._answer_self(action, head, facts, rest)
                 return
-            group = worker.targets.groups[choose_group(action, random())]
+            name = choose_group(action, random())
+            group = worker.targets.groups.get(name)
+            if group is None:  # only a removed listener's rules can name one that is no more
+                raise RequestError(
+                    503, "destination_unavailable", f"target group {name} is no more"
+                )
         exchange = Exchange(self, head, group)
         self._exchange = exchange
         self._turn = TARGET
@@ -278,7 +283,7 @@ class HttpConnection(ClientStream):
     ) -> None:
         block = head.block
         body_to_come = bool(block.chunked or block.content_length)
-        keep = block.keep_alive and not body_to_come and not self.worker.draining
+        keep = block.keep_alive and not body_to_come and not self.listener.draining
         data = action_answer(action, head, facts, time(), keep=keep)
         self.worker.count_status(action.status)
         self._log(head, action.status, "-", 0.0, len(data))
@@ -302,7 +307,7 @@ class HttpConnection(ClientStream):
             exchange.head.block.keep_alive
             and exchange.request_done
             and (not self._eof or self._ahead)
-            and not self.worker.draining
+            and not self.listener.draining
         ):
             return True
         self._closing = True
@@ -357,6 +362,7 @@ class HttpConnection(ClientStream):
             to_target=ahead,
             idle_timeout=self.idle_timeout,
             on_end=ended,
+            listener=self.listener,
         )
         tunnel.start()
 
@@ -458,7 +464,7 @@ class HttpConnection(ClientStream):
             and head.block.keep_alive
             and head.block.http_11
             and (not self._eof or bool(self._ahead))
-            and not worker.draining
+            and not self.listener.draining
         )
         head_only = head is not None and head.method == b"HEAD"
         data = error_answer(error, time(), close=not keep, head_only=head_only)
@@ -513,7 +519,8 @@ class HttpConnection(ClientStream):
             self.transport.abort()
 
     def begin_drain(self) -> None:
-        """The worker stops: an idle connection is closed; others are told with their next answer.
+        """The worker stops, or the listener is no more: an idle connection is closed; others are told
+        with their next answer.
 
         One that was busy a moment ago will most likely send again, and is told then."""
         if self.transport is None:
@@ -522,6 +529,16 @@ class HttpConnection(ClientStream):
             quiet = self.worker.timers.now - self.idle_since
             if quiet >= self.worker.drain_grace and not self.has_more():
                 self.close()
+
+    def renew(self) -> None:
+        """The listener's settings have changed: the next request is read by the new ones."""
+        settings = self.listener.settings
+        self.idle_timeout = settings.idle_timeout
+        self.max_body_bytes = settings.max_body_bytes
+        self.fields = self.listener.fields_for(self.peer)
+        if not self.fields.trusted:
+            self.client_ip = self.peer
+        self._last_block = None  # it was rewritten by the old ones
 
     def leave_suspects(self) -> None:
         """The table has changed: a request that waits on a suspect target may go elsewhere."""
