@@ -6,6 +6,7 @@ Nothing here is on a request's way: a worker whose supervisor is gone goes on wi
 
 from __future__ import annotations
 
+import array
 import os
 import socket
 from collections.abc import Sequence
@@ -155,10 +156,9 @@ def send(pipe: socket.socket, message: Message, fds: Sequence[int] = ()) -> bool
     values = [getattr(message, name) for name in message.__dataclass_fields__ if name != "fds"]
     packet = msgpack.packb((type(message).__name__, values))
     try:
-        if fds:
-            socket.send_fds(pipe, [packet], list(fds), socket.MSG_DONTWAIT)
-        else:
-            pipe.send(packet, socket.MSG_DONTWAIT)
+        # Not by socket.send_fds and recv_fds, which take flags and do not heed them.
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+        pipe.sendmsg([packet], rights, socket.MSG_DONTWAIT)
     except OSError:
         return False
     return True
@@ -166,18 +166,23 @@ def send(pipe: socket.socket, message: Message, fds: Sequence[int] = ()) -> bool
 
 def receive(pipe: socket.socket) -> Message | None:
     """The next message; None where the other side is gone. Raises BlockingIOError when none waits."""
+    fds = array.array("i")
+    room = socket.CMSG_SPACE(FDS_A_PACKET * fds.itemsize)
     flags = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
     try:
-        packet, fds, _, _ = socket.recv_fds(pipe, PACKET_BYTES, FDS_A_PACKET, flags)
+        packet, rights, _, _ = pipe.recvmsg(PACKET_BYTES, room, flags)
     except ConnectionError:
         return None
+    for level, kind, raw in rights:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            fds.frombytes(raw[: len(raw) - len(raw) % fds.itemsize])
     if not packet:
         return None
-    kind, values = msgpack.unpackb(packet)
-    if kind == Listen.__name__:
+    name, values = msgpack.unpackb(packet)
+    if name == Listen.__name__:
         key, binding, first, count = values
         return Listen(key, binding, first, count, tuple(fds))
     for fd in fds:
         os.close(fd)
-    message: Message = _KINDS[kind](*values)
+    message: Message = _KINDS[name](*values)
     return message
