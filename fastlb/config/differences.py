@@ -10,7 +10,7 @@ import tomllib
 from dataclasses import dataclass
 from typing import Any
 
-from fastlb.config.write import inline, to_toml
+from fastlb.config.write import inline, key_text, to_toml
 from fastlb.model.configuration import Configuration
 
 Tree = dict[str, Any]
@@ -31,7 +31,8 @@ class Change:
     new: Any
 
     def __str__(self) -> str:
-        path = ".".join(self.path).replace(".[", "[")
+        parts = (one if one.startswith("[") else f".{key_text(one)}" for one in self.path)
+        path = "".join(parts).removeprefix(".")
         if self.old is None:
             return f"{path}: added"
         if self.new is None:
@@ -49,6 +50,11 @@ def differences(old: Configuration, new: Configuration) -> list[str]:
 def tree_of(configuration: Configuration) -> Tree:
     """Every setting by its key path, as a file would say it."""
     tree: Tree = _keyed(tomllib.loads(to_toml(configuration)))
+    # Tables that a file has none of, so that the first entry of one is told as any other.
+    for name in ("listeners", "target_groups", "auto_scaling_groups"):
+        tree.setdefault(name, {})
+    for listener in tree["listeners"].values():
+        listener.setdefault("rules", {})
     return tree
 
 

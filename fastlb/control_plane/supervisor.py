@@ -299,7 +299,7 @@ class Supervisor:
             self.registry.entries(),
             self.slots,
             self._bindings,
-            self._parts.rows,
+            self._pool.rows,
         )
 
     def _swap(self, configuration: Configuration) -> None:
@@ -325,7 +325,9 @@ class Supervisor:
 
     def _on_died(self, worker: Worker, pid: int) -> None:
         self.hung.discard(worker.index)
-        self.totals.absorb(worker.index, self.registry.entries())
+        self.totals.absorb(worker.index, self.registry.entries(), self.registry.columns)
+        if worker.retired:
+            self._publication.changed()  # the others need not look at its row any more
         self._run_dir.remove_worker_socket(pid)
         self._assign()
 

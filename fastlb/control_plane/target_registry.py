@@ -167,6 +167,11 @@ class TargetRegistry:
     def __len__(self) -> int:
         return len(self._targets)
 
+    @property
+    def columns(self) -> int:
+        """The columns of the counters that may be in use, those of deregistered targets included."""
+        return len(self._targets) + len(self._unreleased) + len(self._released)
+
     def by_index(self, index: int) -> RegisteredTarget | None:
         return self._targets.get(index)
 

@@ -53,12 +53,12 @@ class Totals:
         self._heads = dict.fromkeys(GROWING, 0)
         self._targets: dict[Key, TargetFigures] = {}
 
-    def absorb(self, index: int, targets: Iterable[TargetEntry]) -> None:
-        """Remember the row of a dead worker, and zero it."""
+    def absorb(self, index: int, targets: Iterable[TargetEntry], columns: int = 0) -> None:
+        """Remember the row of a dead worker, and zero it: the columns of `targets`, and `columns` at
+        least, for some were deregistered and are still in use."""
         row = self._counters.row(index)
         for cell in GROWING:
             self._heads[cell] += row[cell]
-        columns = 0
         kept: dict[Key, TargetFigures] = {}
         for target in targets:
             at = block(target.index)

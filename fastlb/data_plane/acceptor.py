@@ -170,11 +170,12 @@ class Acceptor:
         self.leave()
         let_nobody_in(self._socket)
 
-    def close_down(self) -> None:
+    def close_down(self, limit: int) -> None:
         """After `let_nobody_in`: take what is in the queue, and end the socket for all its duplicates,
         that of a worker which hangs included. Each worker does this to every slot's: whoever comes
-        first takes what there is."""
+        first takes what there is. `limit` is max_connections."""
         self.leave()
+        self._limit = limit
         try:
             while self._accept_one(self._crowd.counts()[0], float("inf")):
                 pass

@@ -57,7 +57,7 @@ class Listening:
         self._acceptors: dict[str, list[Acceptor]] = {}
         self._leaving: dict[HttpListener, float] = {}
         """Removed ones that may still have connections, and when they were removed."""
-        self._slots = 0
+        self._slots = self._limit = 0
         self._asked = float("-inf")
 
     # -- what the table says
@@ -65,6 +65,7 @@ class Listening:
     def configure(self, snapshot: Snapshot) -> None:
         """The Listeners may be others. Before `assign`, after the targets' groups."""
         config = snapshot.config
+        self._limit = config.max_connections
         named = {listener_key(one): one for one in config.listeners}
         for key in self._listeners.keys() - named.keys():
             self._remove(key, config.drain_timeout)
@@ -96,11 +97,10 @@ class Listening:
     def assign(self, snapshot: Snapshot, mine: Callable[[int], bool]) -> None:
         """Accept from the slots that are `mine`, and from no other."""
         self._slots = len(snapshot.slots)
-        limit = snapshot.config.max_connections
         for key in self._listeners:
             for acceptor in self._acceptors_of(key):
                 if mine(acceptor.slot):
-                    acceptor.serve(limit)
+                    acceptor.serve(self._limit)
                 elif acceptor.wanted:
                     acceptor.leave()
         self.ask_for_missing()
@@ -191,7 +191,11 @@ class Listening:
             acceptor.let_nobody_in()
         for one in sockets[len(acceptors) :]:  # never configured here
             one.close()
-        self._state.loop.call_later(LAST_ACCEPTS, _close_down, acceptors)
+        self._state.loop.call_later(LAST_ACCEPTS, self._close_down, acceptors)
+
+    def _close_down(self, acceptors: list[Acceptor]) -> None:
+        for acceptor in acceptors:
+            acceptor.close_down(self._limit)
 
     def tick(self) -> None:
         """Some times a second: have the idle connections of removed Listeners end."""
@@ -238,11 +242,6 @@ class Listening:
     def _all(self) -> Iterator[Acceptor]:
         for acceptors in self._acceptors.values():
             yield from acceptors
-
-
-def _close_down(acceptors: list[Acceptor]) -> None:
-    for acceptor in acceptors:
-        acceptor.close_down()
 
 
 def _listens(one: socket.socket) -> bool:

@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -56,15 +57,15 @@ def test_rules_limits_and_fields_change_under_an_open_connection(
     where = f"http://127.0.0.1:{free_port()}"
     groups = [group("web", [one]), group("other", [two])]
     with (
-        ReloadedFastlb(run_root, listener(where), *groups) as fastlb,
+        ReloadedFastlb(run_root, 'drain_timeout = "0.5s"\n', listener(where), *groups) as fastlb,
         RawClient(fastlb.port) as client,
         connect(f"ws://127.0.0.1:{fastlb.port}/ws") as ws,
     ):
-        fastlb.wait_states(seconds=10) if fastlb.targets("web") else None
         assert who(get(client)) == "one"
-        shown = get(client, "/headers", "X-Forwarded-For: 9.9.9.9").body.decode()
+        shown = get(client, "/echo", "X-Forwarded-For: 9.9.9.9").body.decode()
         assert "9.9.9.9, 127.0.0.1" in shown
         said = fastlb.reload(
+            'drain_timeout = "0.5s"\n',
             listener(
                 where,
                 "other",
@@ -79,11 +80,11 @@ def test_rules_limits_and_fields_change_under_an_open_connection(
             f'{key}.default.forward: "web" -> "other"',
             f'{key}.max_body_bytes: "off" -> "10B"',
             f'{key}.x_forwarded_for: "append" -> "preserve"',
-            f"{key}.rules: added",
-        ] or said[0].startswith(key), said
+            f"{key}.rules[5]: added",
+        ]
         assert who(get(client)) == "two"
         assert get(client, "/fixed").body == b"fixed"
-        shown = get(client, "/headers", "X-Forwarded-For: 9.9.9.9").body.decode()
+        shown = get(client, "/echo", "X-Forwarded-For: 9.9.9.9").body.decode()
         assert "9.9.9.9" in shown
         assert "9.9.9.9, 127.0.0.1" not in shown
         ws.send("still here")
@@ -156,13 +157,15 @@ def test_a_removed_listener_finishes_what_it_has_with_its_groups(
             flags=["--workers", "2"],
         ) as fastlb,
         LoadClient(fastlb.port, connections=4) as load,
+        ExitStack() as stack,
     ):
         load.started()
         fastlb.wait_states()
-        idle, slow = RawClient(port), RawClient(port)
-        kept = connect(f"ws://127.0.0.1:{port}/ws")
+        idle = stack.enter_context(RawClient(port))
+        slow = stack.enter_context(RawClient(port))
+        kept = stack.enter_context(connect(f"ws://127.0.0.1:{port}/ws"))
         assert who(get(idle)) == "two"
-        slow.send([b"GET /slow?seconds=1.5 HTTP/1.1\r\nHost: a\r\n\r\n"])
+        slow.send([b"GET /slow?ms=1500 HTTP/1.1\r\nHost: a\r\n\r\n"])
         said = fastlb.reload(drain, listener(stays), web)
         assert sorted(said) == [f'listeners["{goes}"]: removed', "target_groups.other: removed"]
         with pytest.raises(ConnectionRefusedError):
@@ -183,9 +186,6 @@ def test_a_removed_listener_finishes_what_it_has_with_its_groups(
             kept.recv(10)
         result = load.stop()
         assert not result.failures, result
-        for client in (idle, slow):
-            client.socket.close()
-        kept.close()
         fastlb.stop()
 
 
@@ -271,7 +271,7 @@ def test_targets_weights_and_checks(run_root: Path, one: DemoTarget, two: DemoTa
             load.started()
             with RawClient(fastlb.port) as slow, RawClient(fastlb.port) as other:
                 for client in (slow, other):  # one of them is at each target
-                    client.send([b"GET /slow?seconds=0.7 HTTP/1.1\r\nHost: a\r\n\r\n"])
+                    client.send([b"GET /slow?ms=700 HTTP/1.1\r\nHost: a\r\n\r\n"])
                 assert fastlb.reload(listener(where), group("web", [one])) == [
                     f'target_groups.web.targets["{two}"]: removed'
                 ]
@@ -314,16 +314,16 @@ def test_protocol_limits_and_logs(run_root: Path, one: DemoTarget, tmp_path: Pat
 
     with ReloadedFastlb(run_root, told(logs[0]), listener(f"http://{address}"), web) as fastlb:
         fastlb.wait_states()
-        assert httpx.get(f"http://{address}/first").status_code == 200
+        assert httpx.get(f"http://{address}/?first").status_code == 200
         said = fastlb.reload(told(logs[1]), listener(f"http://{address}"), web)
         assert said == [f'access_log: "{logs[0]}" -> "{logs[1]}"']
-        assert httpx.get(f"http://{address}/second").status_code == 200
-        wait_until(lambda: "/second" in logs[1].read_text(), 10, "the new log")
-        wait_until(lambda: "/first" in logs[0].read_text(), 10, "the old log")
-        assert "/second" not in logs[0].read_text()
+        assert httpx.get(f"http://{address}/?second").status_code == 200
+        wait_until(lambda: "second" in logs[1].read_text(), 10, "the new log")
+        wait_until(lambda: "first" in logs[0].read_text(), 10, "the old log")
+        assert "second" not in logs[0].read_text()
         more = 'max_connections = 2\nlog_level = "debug"\ndrain_timeout = "1s"\n'
         fastlb.reload(more, listener(f"tcp://{address}"), web)
-        assert httpx.get(f"http://{address}/tcp").status_code == 200  # through the stream
+        assert httpx.get(f"http://{address}/?tcp").status_code == 200  # through the stream
         assert fastlb.status()["listeners"][0]["address"] == f"tcp://{address}"
         with RawClient(fastlb.port) as first, RawClient(fastlb.port) as second:
             assert get(first).status == get(second).status == 200
@@ -357,7 +357,7 @@ def test_one_after_the_other_and_none_while_it_stops(run_root: Path, one: DemoTa
             len(fastlb.worker_pids()) - 1,
         ]  # type: ignore[arg-type]
         with RawClient(fastlb.port) as client:
-            client.send([b"GET /slow?seconds=1 HTTP/1.1\r\nHost: a\r\n\r\n"])
+            client.send([b"GET /slow?ms=1000 HTTP/1.1\r\nHost: a\r\n\r\n"])
             wait_until(lambda: fastlb.status()["totals"]["in_flight"] == 1, 10, "it is there")
             fastlb.process.send_signal(signal.SIGTERM)
             wait_until(lambda: fastlb.status()["draining"], 10, "it stops")

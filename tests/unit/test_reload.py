@@ -114,7 +114,7 @@ def test_a_dry_run_prepares_and_changes_nothing() -> None:
 def test_what_cannot_change_is_named_and_nothing_is_changed() -> None:
     stage = Stage()
     stage.found = replace(BIGGER, name="other", workers=3)
-    with pytest.raises(ValueError, match="^name: cannot change while it runs") as caught:
+    with pytest.raises(ValueError, match=r"^name: cannot change while it runs") as caught:
         stage.ask()
     assert "workers" not in str(caught.value)
     assert not stage.applied
@@ -183,7 +183,7 @@ def test_a_signal_says_it_in_the_log_and_several_that_wait_are_one(
             await asyncio.sleep(0)
             for _ in range(3):
                 stage.reload.signalled()
-        while len(stage.applied) < 2:
+        while len(stage.applied) < 2:  # noqa: ASYNC110
             await asyncio.sleep(0)
         stage.found = FastlbError("line 3: wrong")
         await stage.reload.and_tell()
