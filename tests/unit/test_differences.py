@@ -83,7 +83,7 @@ def test_a_line_for_each_by_its_key_path() -> None:
     )
     last = replace(new, listeners=(changed, *new.listeners[1:]))
     (line,) = differences(new, last)
-    assert line.startswith(f'{here}.rules[3].fixed_response: {{ status = 503, body = "" ')
+    assert line.startswith(f'{here}.rules[3].fixed_response: {{ status = 503, body = "", ')
 
 
 def test_the_environment_of_instances_is_not_shown() -> None:
