@@ -215,7 +215,7 @@ class Reconfiguration:
     async def in_force(self) -> list[str]:
         """Wait until all workers act on it, and until removed sockets are empty; who does not act."""
         deadline = time.monotonic() + IN_FORCE_WITHIN
-        await self._until(lambda: not self._late(), deadline)
+        await self._until(lambda: not self._late(waiting=True), deadline)
         late = self._late()
         await self._until(lambda: self._change.removal_is_over, deadline)
         self._change.end_removed()
@@ -226,12 +226,17 @@ class Reconfiguration:
         while not true() and not self.stopping and time.monotonic() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(LOOK)
 
-    def _late(self) -> list[str]:
+    def _late(self, *, waiting: bool = False) -> list[str]:
+        """Who does not act on the new table; while `waiting` those who died are left out, for what they
+        are waiting for may be far away."""
         blind = set(self.scaling.targets.blind(self._generation))
         late = []
         for worker in self.pool.workers:
             who = f"worker {worker.index}" + (f" (pid {worker.pid})" if worker.pid else "")
-            if not worker.retired and worker.state != "running":
+            if not worker.retired and worker.state == "dead":
+                if not waiting:
+                    late.append(f"{who} has died and is started again: it acts on the new table then")
+            elif not worker.retired and worker.state != "running":
                 late.append(f"{who} is not ready yet: it acts on the new table once it is")
             elif worker.index in blind and worker.pid:
                 late.append(
