@@ -36,7 +36,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "--drain-timeout",
     ),
     "limits": ("--max-connections", "--max-header-bytes", "--max-body-bytes"),
-    "processes": ("--name", "--workers"),
+    "processes": ("--name", "--workers", "--watch"),
     "auto scaling": (
         *("--min", "--max", "--health-check-grace", "--warmup", "--slow-start"),
         *("--zero-after", "--hold-timeout", "--bake-time"),

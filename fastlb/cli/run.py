@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from fastlb.cli.flags import add_configuration_flags, configuration_of
+from fastlb.cli.flags import add_configuration_flags, config_path, configuration_of
+from fastlb.config.differences import differences
 from fastlb.errors import ConfigError
 from fastlb.model.configuration import Configuration
 
@@ -44,16 +45,18 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"fastlb: warning: {warning}", file=sys.stderr)
 
     # Not before the configuration is known to be right: a wrong one should be told at once.
+    from fastlb.control_plane.reload import Source
     from fastlb.control_plane.supervisor import run_supervisor
     from fastlb.data_plane.worker import worker_main
 
     def load() -> Configuration:
         return configuration_of(arguments).configuration
 
+    source = Source(load, differences, config_path(arguments))
     return run_supervisor(
         loaded.configuration,
         worker_main,
-        load,
+        source,
         takes_over=arguments.takeover,
         arguments=arguments.words,
     )

@@ -20,9 +20,9 @@ from fastlb.model.target_group import Target
 from fastlb.target_table.counters import ROW, Counters, Worker, percentile
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Parts:
-    """What is asked. `rows` are those of the counters that workers may write."""
+    """What is asked. `rows` are those of the counters that workers may write; they grow with these."""
 
     registry: TargetRegistry
     monitor: HealthMonitor
@@ -77,6 +77,10 @@ class GroupTargets:
             self._parts.counters.target(one.index, rows).in_flight for one in targets
         )
 
+    def handle(self, target: RegisteredTarget) -> InstanceTarget:
+        """Of a target that the configuration has registered, to take it out as an Instance's is."""
+        return InstanceTarget(self, self._parts, target)
+
     def percentile(self, histogram: Sequence[int], share: float) -> float | None:
         return percentile(list(histogram), share)
 
@@ -100,12 +104,16 @@ class GroupTargets:
 
     def seen_by_all(self, generation: int) -> bool:
         """Whether each living worker acts on this generation of the table or a newer one."""
-        if self._parts.strangers():
-            return False
+        return not self._parts.strangers() and not self.blind(generation)
+
+    def blind(self, generation: int) -> list[int]:
+        """The rows of living workers that act on an older generation."""
         cells = self._parts.counters.cells
-        return all(
-            cells[row * ROW + Worker.GENERATION] >= generation for row in self._living_rows(cells)
-        )
+        return [
+            row
+            for row in self._living_rows(cells)
+            if cells[row * ROW + Worker.GENERATION] < generation
+        ]
 
     def _living_rows(self, cells: memoryview) -> Iterable[int]:
         """A row is zeroed after its worker's death."""

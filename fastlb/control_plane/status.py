@@ -162,7 +162,7 @@ class Status:
         }
 
     def _targets(self, targets: Iterable[RegisteredTarget]) -> list[dict[str, Any]]:
-        now, rows = time.monotonic(), len(self._instance.workers)
+        now, rows = time.monotonic(), self._instance.totals.rows
         shown = []
         for target in targets:
             entry = target.entry

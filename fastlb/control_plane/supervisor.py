@@ -13,15 +13,15 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import uvloop
 
 from fastlb.child_process import UNREAPED
 from fastlb.control_plane.activation import passed_sockets
 from fastlb.control_plane.control_socket import Command, ControlSocket
+from fastlb.control_plane.departures import Departures
 from fastlb.control_plane.group_targets import Parts
 from fastlb.control_plane.health_monitor import HealthMonitor
 from fastlb.control_plane.left_behind import stay
@@ -29,7 +29,8 @@ from fastlb.control_plane.listen_sockets import ListenSockets
 from fastlb.control_plane.operator_overrides import OperatorOverrides
 from fastlb.control_plane.orphans import Orphans
 from fastlb.control_plane.publication import Publication
-from fastlb.control_plane.reload import Load, Reload
+from fastlb.control_plane.reconfiguration import Reconfiguration, used_groups
+from fastlb.control_plane.reload import Reload, Source
 from fastlb.control_plane.run_dir import RunDir, run_dir_path
 from fastlb.control_plane.scaling import Scaling, with_holds
 from fastlb.control_plane.service_manager import ServiceManager, in_short
@@ -45,21 +46,23 @@ from fastlb.control_plane.target_commands import TargetCommands
 from fastlb.control_plane.target_registry import TargetRegistry, resolve, tell_nobody
 from fastlb.control_plane.tenure import Belongings, Tenure
 from fastlb.control_plane.totals import Totals
+from fastlb.control_plane.watch import Watch
 from fastlb.control_plane.wording import count_of
 from fastlb.control_plane.worker_pool import PoolHooks, Worker, WorkerMain, WorkerPool
 from fastlb.control_plane.zombies import FIRST_PROCESS, Reaper
 from fastlb.errors import FastlbError
 from fastlb.logs import start_logging
 from fastlb.model.configuration import Configuration
-from fastlb.model.listener import Forward
 from fastlb.model.target_override import key_of
 from fastlb.target_table.counters import Counters
 from fastlb.target_table.counters import Worker as Head
+from fastlb.target_table.handover import listener_key
 from fastlb.target_table.layout import Snapshot
 from fastlb.target_table.pipe import (
     Evidence,
     InheritedFd,
     Message,
+    Missing,
     Relieve,
     TableChanged,
     Wanted,
@@ -86,7 +89,7 @@ CUT_LOOK = 0.05
 def run_supervisor(
     configuration: Configuration,
     worker_main: WorkerMain,
-    load: Load | None = None,
+    source: Source | None = None,
     *,
     takes_over: bool = False,
     arguments: Sequence[str] | None = None,
@@ -94,7 +97,7 @@ def run_supervisor(
     """Run an instance until SIGTERM or SIGINT, or until another supervisor has taken over; the exit
     status.
 
-    `load` reads the configuration anew, for a reload. With `takes_over`, from the living supervisor of
+    `source` gives the configuration anew, for a reload. With `takes_over`, from the living supervisor of
     the name. `arguments` are those of `fastlb run`, with which an upgrade starts the next one. Raises
     FastlbError where it cannot start: a live instance of the name, an address in use.
     """
@@ -113,7 +116,7 @@ def run_supervisor(
             passed=passed,
         )
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            supervisor = Supervisor(configuration, worker_main, load, tenure, manager)
+            supervisor = Supervisor(configuration, worker_main, source, tenure, manager)
             status = runner.run(supervisor.run())
     finally:
         stop_logging()
@@ -129,14 +132,14 @@ class Supervisor:
         self,
         configuration: Configuration,
         worker_main: WorkerMain,
-        load: Load | None,
+        source: Source | None,
         tenure: Tenure,
         manager: ServiceManager,
     ) -> None:
         self.configuration = configuration
         self._tenure = tenure
         self._manager = manager
-        self._load = load
+        self._source = source
         self._config_id = 1
         self.draining = False
         self.slots: tuple[int, ...] = ()
@@ -150,7 +153,7 @@ class Supervisor:
         self._reaper = Reaper(self._awaited) if os.getpid() == FIRST_PROCESS else None
 
     async def run(self) -> int:
-        self._signals = StopSignals(asyncio.get_running_loop(), self._on_hangup)
+        self._signals = StopSignals(asyncio.get_running_loop(), lambda: self._reload.signalled())
         async with contextlib.AsyncExitStack() as cleanup:
             run_dir = await self._tenure.begin()
             cleanup.callback(self._end_run_dir, run_dir)
@@ -244,14 +247,36 @@ class Supervisor:
         self.overrides.keep({key_of(one.group.name, one.target) for one in self.registry})
         self.registry.seed(left.health)
         self._for_workers = with_holds(self.configuration)
-        self._reload = Reload(
-            given, self._load, self._on_reloaded, lambda: self.scaling.not_in_force()
-        )
+        self._bindings = self._bound()
 
         hooks = PoolHooks(self._on_ready, self._on_died, self._on_message)
         self._pool = WorkerPool(count, self._main, self._birth, hooks)
         cleanup.callback(self._end_pool)
-        self.slots = assign_slots(slots, count, {}, ())
+        self.slots = assign_slots(slots, range(count), {}, ())
+        departures = Departures(self.scaling.targets)
+        cleanup.push_async_callback(departures.close)
+        self._live = Reconfiguration(
+            self.configuration,
+            self._sockets,
+            self._pool,
+            self._parts,
+            self.scaling,
+            departures,
+            self.overrides,
+            self._swap,
+            lambda: self.draining or self._tenure.passing_on or not self._tenure.in_charge,
+        )
+        self._reload = Reload(
+            given,
+            self._source,
+            self._live,
+            lambda: self.scaling.not_in_force(),
+            self._manager.while_reloading,
+        )
+        cleanup.push_async_callback(self._reload.close)
+        path = self._source.path if self._source is not None else None
+        self._watch = Watch(path, self._reload.and_tell)
+        cleanup.callback(self._watch.set, False)
 
         status = Status(self, os.getpid())
         self._control = ControlSocket(run_dir.control_socket, self._commands)
@@ -271,7 +296,7 @@ class Supervisor:
         )
         commands: dict[str, Command] = {
             "status": lambda _: status.answer(),
-            "reload": self._answer_reload,
+            "reload": self._reload.answer,
             **self._tenure.settle(own, cleanup),
         }
         self._commands |= self._tenure.guarded(commands)
@@ -303,7 +328,7 @@ class Supervisor:
             (one.group, one.address): (one.state, one.epoch) for one in self.registry.entries()
         }
         self.scaling.deregister_all()
-        self.scaling = self._scale(self.scaling)
+        self.scaling = self._live.scaling = self._scale(self.scaling)
         self.registry.seed(health)
         self.scaling.start()
 
@@ -315,6 +340,7 @@ class Supervisor:
             counters=InheritedFd(self.counters.fd),
             pipe=pipe,
             run_dir=str(self._run_dir.path),
+            bindings=self._sockets.bindings,
         )
 
     # --- life -------------------------------------------------------------------------------
@@ -329,6 +355,7 @@ class Supervisor:
         try:
             await self._publish_first()
             self._tick()
+            self._watch.set(self.configuration.watch)
             charge = asyncio.create_task(self._take_charge())
             await self._until_end(charge)
             keeping.cancel()
@@ -393,10 +420,12 @@ class Supervisor:
         self._ticking = asyncio.get_running_loop().call_later(TICK, self._tick)
         hung = {worker.index for worker in self._pool.running if self._hangs(worker)}
         for index in hung ^ self.hung:
+            worker = self._pool.by_index(index)
             what = "does not answer: others accept from its slots" if index in hung else "is back"
-            log.warning("worker %d (pid %d) %s", index, self.workers[index].pid, what)
-        count = len(self.workers)
-        lent = any(holder != home_of(slot, count) for slot, holder in enumerate(self.slots))
+            if worker is not None:
+                log.warning("worker %d (pid %d) %s", index, worker.pid, what)
+        homes = self._homes()
+        lent = any(holder != home_of(slot, homes) for slot, holder in enumerate(self.slots))
         if lent or hung != self.hung:
             self.hung = hung
             self._assign()
@@ -406,6 +435,10 @@ class Supervisor:
         beat = self.counters.row(worker.index)[Head.BEAT_NS]
         return bool(beat) and time.monotonic_ns() - beat > HUNG_NS
 
+    def _homes(self) -> list[int]:
+        """The workers to which the slots belong."""
+        return [worker.index for worker in self._pool.active]
+
     def _assign(self, *relief: Relief) -> bool:
         """Look anew at who accepts from which slot; whether that moved one."""
         connections = {
@@ -413,7 +446,8 @@ class Supervisor:
             for worker in self._pool.running
             if worker.index not in self.hung
         }
-        slots = assign_slots(len(self.slots), len(self.workers), connections, self.slots, relief)
+        homes = self._homes()
+        slots = assign_slots(self._sockets.slots, homes, connections, self.slots, relief)
         if slots == self.slots or self.draining:
             return False
         log.debug("slots %s pass to workers %s", self.slots, slots)
@@ -422,8 +456,28 @@ class Supervisor:
         return True
 
     def _snapshot(self) -> Snapshot:
-        entries = self.registry.entries()
-        return Snapshot(self._for_workers, self._config_id, entries, self.slots)
+        return Snapshot(
+            self._for_workers,
+            self._config_id,
+            self.registry.entries(),
+            self.slots,
+            self._bindings,
+            self._pool.rows,
+        )
+
+    def _swap(self, configuration: Configuration) -> None:
+        """Have the next table say this configuration, and who accepts from which slot in it."""
+        self.configuration = configuration
+        self._for_workers = with_holds(configuration)
+        self._bindings = self._bound()
+        self._config_id += 1
+        self._assign()
+        self._publication.changed()
+        self._watch.set(configuration.watch)
+
+    def _bound(self) -> tuple[int, ...]:
+        keys = [listener_key(one) for one in self.configuration.listeners]
+        return tuple(self._sockets.bindings[key] for key in keys)
 
     def _on_published(self) -> None:
         self._pool.broadcast(TableChanged())
@@ -434,7 +488,9 @@ class Supervisor:
 
     def _on_died(self, worker: Worker, pid: int) -> None:
         self.hung.discard(worker.index)
-        self.totals.absorb(worker.index, self.registry.entries())
+        self.totals.absorb(worker.index, self.registry.entries(), self.registry.columns)
+        if worker.retired:
+            self._publication.changed()  # the others need not look at its row any more
         self._run_dir.remove_worker_socket(pid)
         self._assign()
 
@@ -448,34 +504,8 @@ class Supervisor:
         elif isinstance(message, Wanted):
             self._tenure.wanted(message.group)
             self.scaling.wanted(message.group)
-
-    def _on_hangup(self) -> None:
-        """SIGHUP is `fastlb reload`, told in the log."""
-        if self._tenure.passing_on or not self._tenure.in_charge:
-            log.warning("SIGHUP is ignored: who takes over just now reads the configuration itself")
-            return
-        try:
-            with self._manager.while_reloading():
-                changed = self._reload.reload()
-            for line in changed:
-                log.info("reload: %s", line)
-        except ValueError as error:
-            log.error("the configuration stays as it is: %s", error)
-
-    def _answer_reload(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        with self._manager.while_reloading():
-            return self._reload.answer(request)
-
-    def _on_reloaded(self, configuration: Configuration) -> list[str]:
-        self.configuration = replace(
-            self.configuration, auto_scaling_groups=configuration.auto_scaling_groups
-        )
-        for_workers = with_holds(self.configuration)
-        if for_workers != self._for_workers:
-            self._for_workers = for_workers
-            self._config_id += 1
-            self._publication.changed()
-        return self.scaling.reload(configuration)
+        elif isinstance(message, Missing):
+            self._live.send_sockets(worker, message.key)
 
     def _end_orphans(self) -> None:
         """Once all of ours are ready: until then the orphans are who serves."""
@@ -513,6 +543,7 @@ class Supervisor:
             self._end_orphans()
             if not self._orphans.living:
                 self._tenure.orphans_ended()
+            await self._live.look_round()
 
     async def _keep_folder(self) -> None:
         """A cleaner of /tmp or an `rm` may take the folder from under a running instance."""
@@ -601,15 +632,3 @@ class Supervisor:
 def _said(held: tuple[int, int]) -> str:
     requests, connections = held
     return f"{count_of(requests, 'request')} on {count_of(connections, 'connection')}"
-
-
-def used_groups(configuration: Configuration) -> frozenset[str]:
-    """The target groups to which some listener forwards."""
-    actions = [
-        action
-        for listener in configuration.listeners
-        for action in (listener.default, *(rule.action for rule in listener.rules))
-    ]
-    return frozenset(
-        one.group for action in actions if isinstance(action, Forward) for one in action.groups
-    )

@@ -11,7 +11,7 @@ import ipaddress
 import logging
 import socket
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 
 from fastlb.errors import FastlbError
@@ -24,6 +24,8 @@ from fastlb.target_table.layout import TargetEntry
 
 log = logging.getLogger("fastlb.health")
 
+Resolved = Mapping[Address, Sequence[Address]]
+"""What the targets' host names were found to be, the first choice first."""
 SHARE_STEPS = 16
 """Weights are whole numbers: a share of one is told to a sixteenth."""
 PERCENT_STEPS = 100
@@ -189,6 +191,8 @@ class TargetRegistry:
         self._unreleased: set[int] = set()
         self._released: list[int] = []
         self._eligible = dict.fromkeys(self._groups, 0)
+        self._configured: dict[tuple[str, Address], RegisteredTarget] = {}
+        """What stands in the configuration, by group and address as written there."""
         self._failing_open: set[str] = set()
         self.membership = 0
         """Grows whenever a target comes, drains or goes."""
@@ -198,7 +202,7 @@ class TargetRegistry:
         """Told of each target that is registered no more, and at once not anew."""
         for group in self._groups.values():
             for target in group.targets:
-                self._add(group, target)
+                self._configured[group.name, target.address] = self._add(group, target)
             self._rescale(group.name)
 
     def __iter__(self) -> Iterator[RegisteredTarget]:
@@ -206,6 +210,11 @@ class TargetRegistry:
 
     def __len__(self) -> int:
         return len(self._targets)
+
+    @property
+    def columns(self) -> int:
+        """The columns of the counters that may be in use, those of deregistered targets included."""
+        return len(self._targets) + len(self._unreleased) + len(self._released)
 
     def by_index(self, index: int) -> RegisteredTarget | None:
         return self._targets.get(index)
@@ -310,6 +319,99 @@ class TargetRegistry:
         counters.clear_target(index, rows)
         heapq.heappush(self._released, index)
 
+    def check(self, groups: Iterable[TargetGroup], resolved: Resolved) -> None:
+        """Raise FastlbError where `reconfigure` could not register all targets of `groups`."""
+        new = 0
+        for group in groups:
+            seen: dict[Address, Target] = {}
+            for target in group.targets:
+                known = self._stays(group.name, target, resolved)
+                address = known.address if known is not None else _first(target, resolved)
+                if address in seen:
+                    raise FastlbError(
+                        f"target_groups.{group.name}.targets: {target.address} is "
+                        f"{seen[address].address} already: both are at {address}"
+                    )
+                seen[address] = target
+                at = self._at.get((group.name, address))
+                new += known is None and (at is None or at.draining)
+        if len(self._targets) + len(self._unreleased) + new > TARGETS:
+            raise FastlbError(
+                f"target_groups: no room for {new} more targets: at most {TARGETS} at once, those "
+                "included that still drain"
+            )
+
+    def reconfigure(
+        self, groups: Iterable[TargetGroup], used_groups: Collection[str], resolved: Resolved
+    ) -> list[RegisteredTarget]:
+        """Take over groups and their targets as they are configured now, after `check`.
+
+        Those that stay keep index, health and counters. Returns those that are configured no more:
+        they are still registered, and somebody is to take them out. What was registered by others
+        (Instances, an operator's targets) is left alone; what an operator said of a configured
+        target, its weight or that it drains, belongs on top of this, after each call: only what
+        changed in the configuration is written to a target here.
+        """
+        now = self._clock()
+        named = {group.name: group for group in groups}
+        for name in self._groups.keys() - named.keys():
+            if not self._members[name]:
+                del self._groups[name], self._members[name], self._eligible[name]
+                self._failing_open.discard(name)
+        self._groups |= named
+        self._used_groups = frozenset(used_groups)
+        for name, group in named.items():
+            for member in self._members.setdefault(name, {}).values():
+                _renew(member, group, name in self._used_groups, now)
+        before, self._configured = self._configured, {}
+        for name, group in named.items():
+            for target in group.targets:
+                known = self._stays(name, target, resolved, before)
+                if known is None:
+                    known = self._take_up(group, target, _first(target, resolved))
+                elif known.target != target:
+                    known.target = target
+                    known.touch()
+                self._configured[name, target.address] = known
+        for name, members in self._members.items():
+            self._eligible[name] = sum(member.eligible for member in members.values())
+            self._rescale(name)
+        self.membership += 1
+        self._changed()
+        kept = {known.index for known in self._configured.values()}
+        return [
+            known
+            for known in before.values()
+            if known.index not in kept and self._targets.get(known.index) is known
+        ]
+
+    def _stays(
+        self,
+        group: str,
+        target: Target,
+        resolved: Resolved,
+        configured: Mapping[tuple[str, Address], RegisteredTarget] | None = None,
+    ) -> RegisteredTarget | None:
+        """The registration of a target that was configured before; none where its name is that of
+        another address by now."""
+        before = self._configured if configured is None else configured
+        known = before.get((group, target.address))
+        if known is None or known.address not in resolved.get(target.address, (known.address,)):
+            return None
+        return known
+
+    def _take_up(self, group: TargetGroup, target: Target, address: Address) -> RegisteredTarget:
+        """Register a target, or go on with one that is there under another name."""
+        at = self._at.get((group.name, address))
+        if at is not None and not at.draining:
+            at.target = target
+            at.touch()
+            return at
+        added = self._add(group, target, address)
+        log.info("%s registered", added)
+        self.told("routing", str(address), "registered", f"in group {group.name}")
+        return added
+
     def seed(self, known: Mapping[tuple[str, str], tuple[str, int]]) -> None:
         """Take over the (state, epoch) of what another supervisor watched, by (group, address)."""
         now = self._clock()
@@ -347,6 +449,7 @@ class TargetRegistry:
     def _add(
         self, group: TargetGroup, target: Target, resolved: Address | None = None
     ) -> RegisteredTarget:
+        """`resolved` is where its name was found to be."""
         address = resolved or resolve(target.address, group.name)
         known = self._at.get((group.name, address))
         if known is not None and not known.draining:
@@ -366,7 +469,7 @@ class TargetRegistry:
         added = RegisteredTarget(index, group, target, address, health, used, override)
         self._targets[index] = self._members[group.name][index] = added
         self._at[group.name, address] = added
-        self._eligible[group.name] += added.eligible
+        self._eligible[group.name] = self._eligible.get(group.name, 0) + added.eligible
         self.membership += 1
         return added
 
@@ -399,6 +502,21 @@ class TargetRegistry:
             self.told("routing", group, "failing open", f"{who} {are} unhealthy")
 
 
+def _renew(target: RegisteredTarget, group: TargetGroup, used: bool, now: float) -> None:
+    """Its group is configured anew."""
+    check = group.health_check
+    target.group = group
+    if used and not target.used:
+        # Nobody has looked at it meanwhile. Evidence of before is older than what comes.
+        epoch = target.health.epoch
+        target.health = TargetHealth.new(check, now)
+        target.health.epoch = epoch + 1
+    elif target.health.check != check:
+        target.health.renew(check, now)
+    target.used = used
+    target.touch()
+
+
 def _said(transition: Transition) -> str:
     return ": ".join(_states_and_reason(transition))
 
@@ -412,8 +530,13 @@ def _states_and_reason(transition: Transition) -> tuple[str, str]:
 
 def resolve(address: Address, group: str) -> Address:
     """The address with an IP literal in the place of a host name, which is looked up now."""
+    return resolve_all(address, group)[0]
+
+
+def resolve_all(address: Address, group: str) -> list[Address]:
+    """All addresses of a host name, the first choice first. May take long: DNS. Raises FastlbError."""
     if address.is_unix or _is_literal(address.host):
-        return address
+        return [address]
     try:
         found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
     except OSError as error:
@@ -424,7 +547,13 @@ def resolve(address: Address, group: str) -> Address:
     # An app on "localhost" mostly listens on 127.0.0.1 alone, while the resolver names ::1 first.
     if address.host == "localhost":
         found.sort(key=lambda one: one[0] != socket.AF_INET)
-    return Address(host=str(found[0][4][0]), port=address.port)
+    return [Address(host=str(one[4][0]), port=address.port) for one in found]
+
+
+def _first(target: Target, resolved: Resolved) -> Address:
+    """Where a target is, from the names that were looked up before."""
+    found = resolved.get(target.address)
+    return found[0] if found else target.address
 
 
 def _is_literal(host: str) -> bool:

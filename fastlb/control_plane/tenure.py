@@ -317,7 +317,7 @@ class Tenure:
         words = {
             "listeners": {key: len(sockets) for key, sockets in own.sockets.sockets.items()},
             "asked": [(listener_key(given), listener_key(real)) for given, real in listeners],
-            "rows": len(own.pool.workers),
+            "rows": own.totals.rows,
             "kept": sorted(self._kept_keys),
         }
         given = [own.writer.fd, own.counters.fd]

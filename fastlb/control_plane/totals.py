@@ -61,11 +61,11 @@ class Before(Protocol):
 
 class Totals:
     """Sums over the living workers' rows and what the dead ones left; `before` is added, where another
-    supervisor passed the instance on."""
+    supervisor passed the instance on. `rows` of the counters are in use; they grow with the workers."""
 
     def __init__(self, counters: Counters, rows: int) -> None:
         self._counters = counters
-        self._rows = rows
+        self.rows = rows
         self._heads = dict.fromkeys(GROWING, 0)
         self._targets: dict[Key, TargetFigures] = {}
         self.before: Before | None = None
@@ -78,12 +78,12 @@ class Totals:
             "targets": [(*key, *astuple(one)) for key, one in self._targets.items()],
         }
 
-    def absorb(self, index: int, targets: Iterable[TargetEntry]) -> None:
-        """Remember the row of a dead worker, and zero it."""
+    def absorb(self, index: int, targets: Iterable[TargetEntry], columns: int = 0) -> None:
+        """Remember the row of a dead worker, and zero it: the columns of `targets`, and `columns` at
+        least, for some were deregistered and are still in use."""
         row = self._counters.row(index)
         for cell in GROWING:
             self._heads[cell] += row[cell]
-        columns = 0
         kept: dict[Key, TargetFigures] = {}
         for target in targets:
             at = block(target.index)
@@ -112,13 +112,13 @@ class Totals:
         return (
             before
             + self._heads.get(cell, 0)
-            + sum(self._counters.row(index)[cell] for index in range(self._rows))
+            + sum(self._counters.row(index)[cell] for index in range(self.rows))
         )
 
     def in_flight(self, targets: Iterable[TargetEntry], index: int | None = None) -> int:
         """Requests and TCP connections that targets have now, of one worker or of all."""
         columns = max((target.index for target in targets), default=-1) + 1
-        rows = range(self._rows) if index is None else (index,)
+        rows = range(self.rows) if index is None else (index,)
         end = block(columns)
         # A strided copy for each row: a status of a thousand targets is asked while requests run.
         return sum(
@@ -128,8 +128,8 @@ class Totals:
 
     def target(self, target: TargetEntry) -> TargetFigures:
         dead = self._targets.get(key_of(target)) or TargetFigures()
-        alive = self._counters.target(target.index, self._rows)
-        histogram = self._counters.histogram(target.index, self._rows)
+        alive = self._counters.target(target.index, self.rows)
+        histogram = self._counters.histogram(target.index, self.rows)
         figures = TargetFigures(
             dead.requests + alive.requests,
             dead.errors + alive.errors,

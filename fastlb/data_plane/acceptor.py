@@ -166,6 +166,28 @@ class Acceptor:
                 pass
         self._socket.close()
 
+    def let_nobody_in(self) -> None:
+        """The Listener is no more. Whose handshake is under way still comes to the queue."""
+        self.leave()
+        let_nobody_in(self._socket)
+
+    def close_down(self, limit: int) -> None:
+        """After `let_nobody_in`: take what is in the queue, and end the socket for all its duplicates,
+        that of a worker which hangs included. Each worker does this to every slot's: whoever comes
+        first takes what there is. `limit` is max_connections."""
+        self.leave()
+        self._limit = limit
+        try:
+            while self._accept_one(self._crowd.counts()[0], float("inf")):
+                pass
+            self._socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # another worker has ended it
+        if self._resume is not None:
+            self._resume.cancel()
+            self._resume = None
+        self._socket.close()
+
     def _listen(self) -> None:
         self._listening = True
         self._state.reactor.watch(self._fd, self, READABLE)
@@ -236,6 +258,9 @@ class Acceptor:
                 return False
             if error.errno in _EARLY_ENDS:
                 return True
+            if error.errno == errno.EINVAL:  # another worker has ended it: the Listener is no more
+                self.leave()
+                return False
             raise
         state.accepted += 1
         if refused:

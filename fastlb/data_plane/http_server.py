@@ -287,7 +287,12 @@ class HttpConnection(ClientStream):
             if not isinstance(action, Forward):
                 self._answer_self(action, head, facts, rest)
                 return None
-            group = worker.targets.groups[choose_group(action, random())]
+            name = choose_group(action, random())
+            group = worker.targets.groups.get(name)
+            if group is None:  # only a removed listener's rules can name one that is no more
+                raise RequestError(
+                    503, "destination_unavailable", f"target group {name} is no more"
+                )
         return group
 
     def _feed(self, exchange: Exchange, data: bytes) -> None:
@@ -343,7 +348,7 @@ class HttpConnection(ClientStream):
     ) -> None:
         block = head.block
         body_to_come = bool(block.chunked or block.content_length)
-        keep = block.keep_alive and not body_to_come and not self.worker.draining
+        keep = block.keep_alive and not body_to_come and not self.listener.draining
         data = action_answer(action, head, facts, time(), keep=keep)
         self.worker.count_status(action.status)
         self._log(head, action.status, "-", 0.0, len(data))
@@ -380,7 +385,7 @@ class HttpConnection(ClientStream):
             or self._eof
             or not self._writable
             or self.to_send
-            or worker.draining
+            or self.listener.draining
             or len(data) > SEND_BYTES
         ):
             return False
@@ -408,7 +413,7 @@ class HttpConnection(ClientStream):
             exchange.head.block.keep_alive
             and exchange.request_done
             and (not self._eof or self._ahead)
-            and not self.worker.draining
+            and not self.listener.draining
         ):
             return True
         self._closing = True
@@ -460,6 +465,7 @@ class HttpConnection(ClientStream):
             to_target=ahead,
             idle_timeout=self.idle_timeout,
             on_end=ended,
+            listener=self.listener,
         )
         tunnel.start()
 
@@ -561,7 +567,7 @@ class HttpConnection(ClientStream):
             and head.block.keep_alive
             and head.block.http_11
             and (not self._eof or bool(self._ahead))
-            and not worker.draining
+            and not self.listener.draining
         )
         head_only = head is not None and head.method == b"HEAD"
         data = error_answer(error, time(), close=not keep, head_only=head_only)
@@ -616,13 +622,23 @@ class HttpConnection(ClientStream):
             self.drop()
 
     def begin_drain(self) -> None:
-        """The worker stops: an idle connection is closed; others are told with their next answer.
+        """The worker stops, or the listener is no more: an idle connection is closed; others are told
+        with their next answer.
 
         One that was busy a moment ago will most likely send again, and is told then."""
         if self._exchange is None and self._turn in (IDLE, HEAD) and not self._ahead:
             quiet = self.worker.timers.now - self.idle_since
             if quiet >= self.worker.drain_grace and not self.has_more():
                 self.close()
+
+    def renew(self) -> None:
+        """The listener's settings have changed: the next request is read by the new ones."""
+        settings = self.listener.settings
+        self.idle_timeout = settings.idle_timeout
+        self.fields = self.listener.fields_for(self.fields.peer)
+        if not self.fields.trusted:
+            self.client_ip = self.fields.peer
+        self._last = None  # it was rewritten by the old ones
 
     def leave_suspects(self) -> None:
         """The table has changed: a request that waits on a suspect target may go elsewhere."""

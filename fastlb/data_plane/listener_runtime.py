@@ -19,23 +19,46 @@ REMEMBERED_PEERS = 4096
 
 
 class HttpListener:
-    """One HTTP Listener. `only_group` is set where every request goes to the same group."""
+    """One HTTP Listener, which its connections hold: a reload changes it in place, so that each acts by
+    the new settings and rules from its next request on. `only_group` is set where every request goes
+    to the same group; `draining` once no connection is kept: the worker stops, or it was removed."""
 
-    __slots__ = ("_fields", "host", "only_group", "port", "router", "settings", "trusted")
+    __slots__ = (
+        "_fields",
+        "draining",
+        "host",
+        "only_group",
+        "port",
+        "router",
+        "settings",
+        "trusted",
+    )
 
     def __init__(self, settings: Listener, groups: dict[str, GroupRuntime]) -> None:
+        self.draining = False
+        self._set(settings)
+        self.find_group(groups)
+
+    def _set(self, settings: Listener) -> None:
         self.settings = settings
         self.port = str(settings.address.port).encode()
         self.host = listener_host(settings.address)
         self.trusted = TrustedProxies(settings.trusted_proxies)
         self.router = Router(settings)
-        self.only_group: GroupRuntime | None = None
         self._fields: dict[str, ForwardedFields] = {}
+
+    def update(self, settings: Listener, groups: dict[str, GroupRuntime]) -> bool:
+        """Take over what the table says now; whether the settings are others."""
+        changed = settings != self.settings
+        if changed:
+            self._set(settings)
         self.find_group(groups)
+        return changed
 
     def find_group(self, groups: dict[str, GroupRuntime]) -> None:
         """The groups' run-time objects may be others after a reload."""
         default = self.settings.default
+        self.only_group: GroupRuntime | None = None
         if self.router.is_trivial and isinstance(default, Forward) and len(default.groups) == 1:
             self.only_group = groups[default.groups[0].group]
 
@@ -107,21 +130,32 @@ class RequestFacts:
 
 
 class TcpListener:
-    """One TCP Listener: each connection goes to a group by the weights of its Forward."""
+    """One TCP Listener: each connection goes to a group by the weights of its Forward. A reload changes
+    it in place, for new connections."""
 
-    __slots__ = ("_settings", "_state")
+    __slots__ = ("_state", "draining", "settings")
 
     def __init__(self, state: WorkerState, settings: Listener) -> None:
         self._state = state
-        self._settings = settings
+        self.settings = settings
+        self.draining = False
+
+    def update(self, settings: Listener, groups: dict[str, GroupRuntime]) -> bool:
+        """Take over what the table says now; whether the settings are others."""
+        changed = settings != self.settings
+        self.settings = settings
+        return changed
 
     def accepted(self, connection: socket.socket, address: str, refused: bool) -> None:
         """Take a new connection; `refused` is over the limit, and TCP has no word for that but a reset."""
         connection.setblocking(False)
-        forward = self._settings.default
+        forward = self.settings.default
         if refused or not isinstance(forward, Forward):
             reset_at_close(connection)
             connection.close()
             return
         group = self._state.targets.groups[choose_group(forward, random())]
-        TcpConnection(self._state, group, self._settings.idle_timeout, connection, address).start()
+        timeout = self.settings.idle_timeout
+        opened = TcpConnection(self._state, group, timeout, connection, address)
+        opened.listener = self
+        opened.start()

@@ -363,7 +363,7 @@ class TargetTable:
 
     def apply(self, snapshot: Snapshot) -> None:
         """Make groups and targets what `snapshot` says; those that stay keep their state."""
-        rows = tuple(range(max((snapshot.config.workers, *snapshot.slots)) + 1))
+        rows = tuple(snapshot.all_rows)
         settings = {group.name: group for group in snapshot.config.target_groups}
         for name in self.groups.keys() - settings.keys():
             self.groups.pop(name).held.close(f"target group {name} is no more")

@@ -62,6 +62,7 @@ class TcpConnection:
         "_watching",
         "armed_tick",
         "deadline",
+        "listener",
         "tried",
         "waited",
     )
@@ -76,6 +77,8 @@ class TcpConnection:
     ) -> None:
         self.armed_tick = 0
         self.deadline = 0.0
+        self.listener: object = None
+        """Through which it came, set by that."""
         self._owner = owner
         self._group = group
         self._idle_timeout = idle_timeout

@@ -21,6 +21,7 @@ class Tunnel:
         "_pump",
         "armed_tick",
         "deadline",
+        "listener",
         "target",
     )
 
@@ -35,9 +36,11 @@ class Tunnel:
         to_target: bytes,
         idle_timeout: float,
         on_end: Callable[[Pump], None],
+        listener: object = None,
     ) -> None:
         self.armed_tick = 0
         self.deadline = 0.0
+        self.listener = listener
         self.target = target
         self._owner = owner
         self._idle_timeout = idle_timeout

@@ -13,25 +13,30 @@ import os
 import resource
 import signal
 import socket
+import threading
 import time
 
 import uvloop
 
-from fastlb.data_plane.acceptor import Accepted, Acceptor, Crowd
+from fastlb.data_plane.acceptor import Accepted, Crowd
 from fastlb.data_plane.access_log import AccessLog
 from fastlb.data_plane.http_server import HttpConnection
-from fastlb.data_plane.listener_runtime import HttpListener, TcpListener
+from fastlb.data_plane.listener_runtime import HttpListener
+from fastlb.data_plane.listening import LAST_ACCEPTS, Listening
 from fastlb.data_plane.worker_state import WorkerState
 from fastlb.errors import FastlbError
 from fastlb.logs import start_logging
 from fastlb.target_table.counters import ROW, Counters
 from fastlb.target_table.counters import Worker as Head
-from fastlb.target_table.handover import answer_takeover, bind_handover_socket, listener_key
+from fastlb.target_table.handover import answer_takeover, bind_handover_socket
 from fastlb.target_table.layout import Snapshot
 from fastlb.target_table.pipe import (
     Drain,
+    Listen,
+    Missing,
     Ready,
     Relieve,
+    Retire,
     Stop,
     TableChanged,
     WorkerStart,
@@ -41,10 +46,6 @@ from fastlb.target_table.pipe import (
 from fastlb.target_table.reader import TableReader
 
 log = logging.getLogger("fastlb.worker")
-
-LAST_ACCEPTS = 0.1
-"""Seconds between closing the duplicates of others' slots and emptying our own: by then every other
-worker has closed its duplicates too, so that each queue is emptied and closed in one go."""
 
 HANDOVER_LOOK = 10
 """Ticks, so that it is once a second: looks whether the takeover socket is still there."""
@@ -91,8 +92,6 @@ class Worker:
         self._state = WorkerState(loop, self._counters, start.index, start.pipe, self._on_tick)
         self._crowd = Crowd(self._state)
         self._snapshot: Snapshot | None = None
-        self._http: dict[str, HttpListener] = {}
-        self._tcp: dict[str, TcpListener] = {}
         self._handover: tuple[socket.socket, asyncio.Task[None]] | None = None
         self._ticks = 0
         self._rows = range(0)
@@ -100,18 +99,11 @@ class Worker:
         """The rows that count, of the workers that live without a supervisor."""
         self._orphaned = False
         self._instance_ends = False
+        self._access_log_path = "off"
         self._ended: asyncio.Future[None] = loop.create_future()
-        self._acceptors: list[tuple[str, Acceptor]] = []
-        for key, sockets in start.listen.items():
-            for slot, listening in enumerate(sockets):
-                listening.setblocking(False)
-                accepted = (
-                    self._tcp_accepted(key) if key.startswith("tcp:") else self._http_accepted(key)
-                )
-                acceptor = Acceptor(
-                    self._state, self._crowd, listening, slot, accepted, self._relieve
-                )
-                self._acceptors.append((key, acceptor))
+        self._listening = Listening(
+            self._state, self._crowd, start, self._http_accepted, self._relieve, self._missing
+        )
 
     async def run(self) -> None:
         """Serve until drained or stopped."""
@@ -196,7 +188,7 @@ class Worker:
         self._snapshot = snapshot
         state.targets.apply(snapshot)
         state.generation = generation
-        self._rows = range(max((snapshot.config.workers, *snapshot.slots)) + 1)
+        self._rows = snapshot.all_rows
         self._crowd.see_rows(self._rows)
         if renewed:
             self._configure(snapshot)
@@ -211,44 +203,42 @@ class Worker:
     def _configure(self, snapshot: Snapshot) -> None:
         config = snapshot.config
         logging.getLogger().setLevel(config.log_level.upper())
-        if config.access_log != "off" and self._state.access_log is None:
-            try:
-                self._state.access_log = AccessLog(config.access_log)
-            except OSError as error:
-                log.error(
-                    "no access log: cannot open %s: %s",
-                    config.access_log,
-                    error.strerror or error,
-                )
-        for listener in config.listeners:
-            key = listener_key(listener)
-            if listener.protocol == "tcp":
-                self._tcp[key] = TcpListener(self._state, listener)
-            else:
-                self._http[key] = HttpListener(listener, self._state.targets.groups)
+        self._open_access_log(config.access_log)
+        self._listening.configure(snapshot)
+
+    def _open_access_log(self, path: str) -> None:
+        """Where it is another than before. One that cannot be opened leaves the old one in use."""
+        old = self._state.access_log
+        if path == self._access_log_path:
+            return
+        try:
+            self._state.access_log = AccessLog(path) if path != "off" else None
+        except OSError as error:
+            what = "the former access log goes on" if old is not None else "no access log"
+            log.error("%s: cannot open %s: %s", what, path, error.strerror or error)
+            return
+        self._access_log_path = path
+        if old is not None:  # in a thread, for it waits for what is queued
+            threading.Thread(target=old.close, name="access-log-end", daemon=True).start()
 
     def _assign(self, snapshot: Snapshot) -> None:
-        limit = snapshot.config.max_connections
-        for key, acceptor in self._acceptors:
-            slot = acceptor.slot
-            # Without a supervisor nobody passes a dead worker's slot on: then all serve all.
-            mine = self._orphaned or (
-                slot < len(snapshot.slots) and snapshot.slots[slot] == self._start.index
-            )
-            if mine and (key in self._http or key in self._tcp):
-                acceptor.serve(limit)
-            elif acceptor.wanted:
-                acceptor.leave()
+        slots, index = snapshot.slots, self._start.index
+        # Without a supervisor nobody passes a dead worker's slot on: then all serve all.
+        self._listening.assign(
+            snapshot, lambda slot: self._orphaned or (slot < len(slots) and slots[slot] == index)
+        )
 
     def _on_tick(self) -> None:
         self._state.on_tick()
         self._crowd.tick()
         self._follow_table()
+        self._listening.tick()
         if self._orphaned:
             self._leave_dead_rows()
         self._ticks += 1
         if self._ticks % HANDOVER_LOOK == 0:
             self._keep_handover()
+            self._listening.ask_for_missing()
 
     def _leave_dead_rows(self) -> None:
         """Without a supervisor nobody clears a dead worker's row: its connections must not use up
@@ -267,11 +257,11 @@ class Worker:
 
     # -- connections
 
-    def _http_accepted(self, key: str) -> Accepted:
+    def _http_accepted(self, listener: HttpListener) -> Accepted:
         state = self._state
 
         def accepted(connection: socket.socket, address: str, refused: bool) -> None:
-            client = HttpConnection(state, self._http[key], address, refused)
+            client = HttpConnection(state, listener, address, refused)
             try:
                 connection.setblocking(False)
                 client.open(connection)
@@ -283,14 +273,12 @@ class Worker:
 
         return accepted
 
-    def _tcp_accepted(self, key: str) -> Accepted:
-        def accepted(connection: socket.socket, address: str, refused: bool) -> None:
-            self._tcp[key].accepted(connection, address, refused)
-
-        return accepted
-
     def _relieve(self, slot: int) -> bool:
         return not self._orphaned and send(self._pipe, Relieve(slot))
+
+    def _missing(self, key: str) -> None:
+        if not self._orphaned:
+            send(self._pipe, Missing(key))
 
     # -- the supervisor's words, and its absence
 
@@ -309,6 +297,12 @@ class Worker:
             elif isinstance(message, Drain):
                 self._instance_ends = True
                 self._drain(message.seconds)
+            elif isinstance(message, Retire):
+                self._begin_drain(message.seconds)
+            elif isinstance(message, Listen):
+                self._listening.take(message)
+                if self._snapshot is not None and not self._state.draining:
+                    self._assign(self._snapshot)
             elif isinstance(message, Stop):
                 self._end()
         if changed:
@@ -329,6 +323,8 @@ class Worker:
             self._end()
         else:
             log.warning("the supervisor is gone; serving on with the last target table")
+            self._follow_table()
+            self._listening.drop_unnamed()
             self._assign(self._snapshot)
 
     def _on_sigterm(self) -> None:
@@ -362,25 +358,24 @@ class Worker:
     def _drain(self, seconds: float, table: int | None = None) -> None:
         """Empty the accept queues, finish what is in flight within `seconds`, end. `table` is the memfd
         of a new supervisor's."""
-        state = self._state
-        if state.draining:
-            return
-        state.draining = True
-        state.drain_grace = min(state.drain_grace, seconds)
+        self._begin_drain(seconds)
         if table is None or not self._act_on(table):
             # At once, and not at the deadline: no instance is launched for one that stops, and a client
             # that is told can ask whoever serves next.
-            state.targets.end_holding(STOPPING)
-        for _, acceptor in self._acceptors:
-            if not acceptor.wanted:
-                acceptor.empty_and_close(for_good=False)
-        self._loop.call_later(min(LAST_ACCEPTS, seconds), self._stop_accepting)
+            self._state.targets.end_holding(STOPPING)
+
+    def _begin_drain(self, seconds: float) -> None:
+        state = self._state
+        state.drain_grace = min(state.drain_grace, seconds)
         self._loop.call_later(seconds, self._end)
+        if state.draining:
+            return  # it was retired before: now the instance ends, perhaps sooner
+        state.draining = True
+        self._listening.begin_drain()
+        self._loop.call_later(min(LAST_ACCEPTS, seconds), self._stop_accepting)
 
     def _stop_accepting(self) -> None:
-        for _, acceptor in self._acceptors:
-            acceptor.empty_and_close(for_good=self._instance_ends)
-        self._acceptors.clear()
+        self._listening.stop(for_good=self._instance_ends)
         self._end_when_idle()
 
     def _end_when_idle(self) -> None:

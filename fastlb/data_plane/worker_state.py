@@ -27,6 +27,10 @@ from fastlb.target_table.pipe import Evidence, Wanted, send
 class Connection(Protocol):
     """A client connection of whatever protocol."""
 
+    @property
+    def listener(self) -> object:
+        """Through which it came."""
+
     def begin_drain(self) -> None:
         """The worker stops; called at each tick from then on."""
 
@@ -64,6 +68,8 @@ class WorkerState:
         self.draining = False
         self.drain_grace = DRAIN_GRACE
         self.generation = 0
+        self.leaving = 0
+        """HTTP connections of removed listeners."""
         self.requests = self.errors = self.accepted = self.rejected = self.accept_pauses = 0
         self.bytes_in = self.bytes_out = 0
         self.statuses = [0] * 6
@@ -118,6 +124,7 @@ class WorkerState:
         row[Worker.GENERATION] = self.generation
         row[Worker.ACCEPT_PAUSES] = self.accept_pauses
         row[Worker.HELD] = self.targets.held
+        row[Worker.LEAVING] = self.leaving
         self.targets.flush()
 
     def on_tick(self) -> None:

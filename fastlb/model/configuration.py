@@ -57,6 +57,13 @@ class Configuration:
         why="a line costs about as much as a tenth of the request",
         flag="--access-log",
     )
+    watch: bool = setting(
+        False,
+        "switch",
+        "reload when the configuration file has changed",
+        why="a file that is being edited should not act by itself",
+        flag="--watch",
+    )
     log_level: str = setting(
         "info",
         "choice",

@@ -50,6 +50,8 @@ class Worker(IntEnum):
     """Times that accepting stopped for want of file descriptors."""
     HELD = 19
     """Requests and TCP connections that wait for a first instance of their group now."""
+    LEAVING = 40
+    """HTTP connections of removed listeners, which may still send a request."""
 
 
 class Cell(IntEnum):

@@ -87,7 +87,8 @@ def control(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             "terminate i-1 --decrement",
             {"command": "terminate", "instance": "i-1", "decrement": True},
         ),
-        ("reload", {"command": "reload"}),
+        ("reload", {"command": "reload", "wait": 24.0}),
+        ("reload --dry-run", {"command": "reload", "dry_run": True, "wait": 24.0}),
     ],
 )
 def test_a_command_asks_and_says_what_was_answered(

@@ -601,3 +601,120 @@ def test_the_count_of_eligible_targets_is_right_whatever_is_said_and_seen(
                 one.draining or one.override.out is not None
             )
             assert not (one.eligible and not (one.active and entry.weight))
+
+
+# -- a configuration that changes
+
+
+def started(made: TargetGroup, changes: Changes) -> TargetRegistry:
+    return TargetRegistry([made], {"web"}, changes, changes.clock)
+
+
+def reconfigured(registry: TargetRegistry, *groups: TargetGroup, used: str = "web") -> list[str]:
+    """The addresses of those that are to be taken out."""
+    registry.check(groups, {})
+    gone = registry.reconfigure(groups, set(used.split()), {})
+    return [str(one.address) for one in gone]
+
+
+def test_what_stays_keeps_its_health_and_its_column(changes: Changes) -> None:
+    registry = started(group("web", "127.0.0.1:1", "127.0.0.1:2"), changes)
+    first, second = registry
+    registry.observe(first, CheckPassed(0.0))
+    registry.observe(second, CheckPassed(0.0))
+    heavier = replace(first.target, weight=5, backup=True)
+    other = Target(Address("127.0.0.1", 3))
+    new = replace(group("web"), targets=(heavier, other), retries=3)
+    assert reconfigured(registry, new) == ["127.0.0.1:2"]
+    assert [one.index for one in registry] == [0, 1, 2]
+    assert (first.state, first.entry.weight, first.entry.backup) == ("healthy", 5, True)
+    assert first.group.retries == 3
+    assert [one.state for one in registry] == ["healthy", "healthy", "initial"]
+    assert registry.eligible("web") == 2
+    registry.drain(second.index)
+    registry.deregister(second.index)
+    assert registry.columns == 3
+    assert reconfigured(registry, new) == []
+
+
+def test_one_that_comes_again_while_it_drains_is_another_registration(changes: Changes) -> None:
+    both = group("web", "127.0.0.1:1", "127.0.0.1:2")
+    registry = started(both, changes)
+    assert reconfigured(registry, group("web", "127.0.0.1:1")) == ["127.0.0.1:2"]
+    registry.drain(1)
+    assert reconfigured(registry, both) == []
+    assert [(one.index, one.state) for one in registry] == [
+        (0, "initial"),
+        (1, "draining"),
+        (2, "initial"),
+    ]
+
+
+def test_groups_come_and_go_with_their_last_target(changes: Changes) -> None:
+    web, api = group("web", "127.0.0.1:1"), group("api", "127.0.0.1:1")
+    registry = started(web, changes)
+    assert reconfigured(registry, web, api, used="web api") == []
+    assert [one.group.name for one in registry] == ["web", "api"]
+    assert reconfigured(registry, web) == ["127.0.0.1:1"]
+    registry.drain(1)
+    registry.deregister(1)
+    assert reconfigured(registry, web) == []
+    with pytest.raises(KeyError):
+        registry.eligible("api")
+
+
+def test_checks_that_change_keep_the_verdict(changes: Changes) -> None:
+    registry = started(group("web", "127.0.0.1:1"), changes)
+    (one,) = registry
+    registry.observe(one, CheckPassed(0.0))
+    slower = replace(group("web", "127.0.0.1:1"), health_check=HealthCheck(interval=60.0))
+    reconfigured(registry, slower)
+    assert (one.state, one.health.check.interval) == ("healthy", 60.0)
+    for _ in range(3):
+        registry.observe(one, CheckFailed(1.0, "no"))
+    assert one.state == "unhealthy"
+    reconfigured(registry, replace(slower, health_check=HealthCheck(enabled=False)))
+    assert one.state == "healthy"
+    assert registry.eligible("web") == 1
+    reconfigured(registry, slower)
+    assert one.health.next_check(100.0) == 100.0
+
+
+def test_a_group_that_is_used_again_is_looked_at_anew(changes: Changes) -> None:
+    web = group("web", "127.0.0.1:1")
+    registry = started(web, changes)
+    (one,) = registry
+    registry.observe(one, CheckPassed(0.0))
+    epoch = one.health.epoch
+    reconfigured(registry, web, used="")
+    assert (one.state, registry.eligible("web")) == ("unused", 0)
+    reconfigured(registry, web)
+    assert one.state == "initial"
+    assert one.health.epoch > epoch
+
+
+def test_two_names_of_one_address_are_refused_and_a_name_that_moved_moves(
+    changes: Changes,
+) -> None:
+    registry = started(group("web", "127.0.0.1:1"), changes)
+    name, here, there = Address("app", 1), Address("127.0.0.1", 1), Address("127.0.0.9", 1)
+    both = replace(group("web"), targets=(Target(here), Target(name)))
+    with pytest.raises(FastlbError, match=r"web\.targets: app:1 is 127\.0\.0\.1:1 already"):
+        registry.check([both], {name: [here]})
+    assert len(registry) == 1
+    named = replace(group("web"), targets=(Target(name),))
+    registry.check([named], {name: [here]})
+    assert registry.reconfigure([named], {"web"}, {name: [here]}) == []  # the same, by a name
+    assert len(registry) == 1
+    assert registry.reconfigure([named], {"web"}, {name: [there, here]}) == []
+    (gone,) = registry.reconfigure([named], {"web"}, {name: [there]})
+    assert (gone.index, str(gone.address)) == (0, "127.0.0.1:1")
+    assert [str(one.address) for one in registry] == ["127.0.0.1:1", "127.0.0.9:1"]
+
+
+def test_what_was_registered_by_others_is_left_alone(changes: Changes) -> None:
+    web = group("web", "127.0.0.1:1")
+    registry = started(web, changes)
+    registry.register("web", Target(Address("127.0.0.1", 2)))
+    assert reconfigured(registry, web) == []
+    assert len(registry) == 2
