@@ -269,6 +269,22 @@ class TargetRegistry:
     def say(self, index: int, override: Override, what: str, cause: str) -> None:
         """An operator says this of the target from now on; `what` changed by it, and why."""
         target = self._targets[index]
+        eligible = target.eligible
+        self._override(target, override)
+        log.info("%s: %s: %s", target, what, cause)
+        self.told("routing", str(target.address), what, cause)
+        self._note_fail_open(target.group.name, was_eligible=eligible)
+        self._changed()
+
+    def ask_anew(self) -> None:
+        """What is said of targets may have changed with what is configured."""
+        for target in self._targets.values():
+            override = self._override_of(target.group.name, target.target)
+            if not target.draining and override != target.override:
+                self._override(target, override)
+        self._changed()
+
+    def _override(self, target: RegisteredTarget, override: Override) -> None:
         eligible, was_watched = target.eligible, target.watched
         target.override = override
         if target.watched and not was_watched:
@@ -280,10 +296,6 @@ class TargetRegistry:
         self._rescale(target.group.name)
         self._eligible[target.group.name] += target.eligible - eligible
         self.membership += 1
-        log.info("%s: %s: %s", target, what, cause)
-        self.told("routing", str(target.address), what, cause)
-        self._note_fail_open(target.group.name, was_eligible=eligible)
-        self._changed()
 
     def drain(self, index: int) -> None:
         """Let the target leave: no new requests; those that it has go on."""

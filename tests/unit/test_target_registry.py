@@ -555,6 +555,24 @@ def test_what_is_said_is_asked_for_at_each_registration(changes: Changes) -> Non
     assert left == ["127.0.0.1:9002"]
 
 
+def test_what_is_said_is_asked_anew_when_the_configuration_has_changed(changes: Changes) -> None:
+    said = {9001: DRAINED}
+    registry = TargetRegistry(
+        [group("web", "127.0.0.1:9001", "127.0.0.1:9002")],
+        {"web"},
+        changes,
+        changes.clock,
+        override_of=lambda name, target: said.get(target.address.port, NOTHING),
+    )
+    make_healthy(registry)
+    assert states(registry) == ["draining", "healthy"]
+    said.clear()
+    said[9002] = DISABLED
+    registry.ask_anew()
+    assert states(registry) == ["healthy", "disabled"]
+    assert registry.eligible("web") == 1
+
+
 @given(
     st.lists(
         st.tuples(
