@@ -204,12 +204,12 @@ class Supervisor:
         """Make all parts, in the order in which each needs the one before; none serves yet."""
         given = self.configuration
         self._run_dir = run_dir
-        listeners, left = await self._tenure.inherit(run_dir, given.listeners)
+        left = await self._tenure.inherit(run_dir, given.listeners)
         self._orphans = Orphans(run_dir, left.orphans, self._pids)
         cleanup.push_async_callback(self._orphans.close)
         count = given.workers or len(os.sched_getaffinity(0))
         slots = max(count, left.slots)
-        self._sockets = ListenSockets(listeners, slots, left.sockets)
+        self._sockets = ListenSockets(given.listeners, slots, left.sockets)
         cleanup.callback(self._sockets.close)
         # Port 0 and 0 workers mean "whatever it comes to": the workers read what it came to.
         self.configuration = replace(given, listeners=self._sockets.listeners, workers=count)

@@ -131,10 +131,8 @@ class Tenure:
         self.in_charge = True
         return run_dir
 
-    async def inherit(
-        self, run_dir: RunDir, listeners: tuple[Listener, ...]
-    ) -> tuple[tuple[Listener, ...], Inheritance]:
-        """What is there of the instance already, and the listeners with the ports that they have."""
+    async def inherit(self, run_dir: RunDir, listeners: tuple[Listener, ...]) -> Inheritance:
+        """What is there of the instance already; sockets by the keys of the configured `listeners`."""
         if self._estate is None:
             left = await asyncio.to_thread(take_over, run_dir, listeners)
             for key, sockets in assign_passed(listeners, self._passed).items():
@@ -144,16 +142,27 @@ class Tenure:
                         one.close()
                 else:
                     left.sockets[key] = sockets
-            return listeners, left
+            return left
         estate = self._estate
-        listeners = estate.concrete(listeners)
+        keys = [listener_key(one) for one in listeners]
+        alike = next((key for key in keys if keys.count(key) > 1), None)
+        if alike is not None:
+            raise FastlbError(
+                f"several listeners are {alike}: which of them has which port cannot be told, so that "
+                "they cannot be taken over; give them ports"
+            )
+        real = estate.concrete(listeners)
         entries = _entries(estate)
-        left = await asyncio.to_thread(take_over_from_living, run_dir, estate, listeners)
+        left = await asyncio.to_thread(take_over_from_living, run_dir, estate, real)
         for key in estate.words.get("kept", ()):
             self._keep(str(key), left.sockets.get(str(key), ())[:1])
+        for asked, has in zip(listeners, real, strict=True):
+            found = left.sockets.pop(listener_key(has), None)
+            if found is not None:
+                left.sockets[listener_key(asked)] = found
         rows = int(estate.words.get("rows", 0))
         self._inherited = InheritedTotals(Counters(estate.counters), rows, entries)
-        return listeners, left
+        return left
 
     def _keep(self, key: str, sockets: Sequence[socket.socket]) -> None:
         self._kept_keys.add(key)

@@ -219,6 +219,17 @@ def test_a_wrong_configuration_is_told_and_changes_nothing(run_root: Path) -> No
         fastlb.wait_steady(2)
 
 
+def test_listeners_that_cannot_be_told_apart_stay_with_the_old_one(run_root: Path) -> None:
+    with FastlbProcess(run_root, listen=["http://127.0.0.1:0"] * 2, targets=["127.0.0.1:1"]) as one:
+        ports = one.ports
+        done = command(one, "upgrade")
+        assert done.returncode == 1
+        assert "several listeners are http://127.0.0.1:0" in done.stderr
+        assert one.status()["pid"] == one.pid
+        one.wait_ready()
+        assert one.ports == ports
+
+
 def test_another_handover_number_is_refused_before_anything_is_touched(run_root: Path) -> None:
     with balanced(run_root, *HTTP_CHECK, count=1) as case:
         words = case.fastlb.command[3:]
