@@ -431,9 +431,9 @@ class Supervisor:
             self._assign()
 
     def _hangs(self, worker: Worker) -> bool:
-        """Whether a worker that has begun to beat stopped: deadlocked, or stopped by a signal."""
-        beat = self.counters.row(worker.index)[Head.BEAT_NS]
-        return bool(beat) and time.monotonic_ns() - beat > HUNG_NS
+        """Whether a worker does not beat (any more): deadlocked, or stopped by a signal."""
+        beat = max(self.counters.row(worker.index)[Head.BEAT_NS], int(worker.ready_at * 1e9))
+        return time.monotonic_ns() - beat > HUNG_NS
 
     def _homes(self) -> list[int]:
         """The workers to which the slots belong."""

@@ -47,6 +47,8 @@ class Worker:
     pid: int = 0
     restarts: int = 0
     started: float = 0.0
+    ready_at: float = 0.0
+    """When it said that it accepts, in seconds of the monotonic clock."""
     process: BaseProcess | None = None
     pipe: socket.socket | None = None
     delay: RestartDelay = field(default_factory=RestartDelay)
@@ -313,7 +315,8 @@ class WorkerPool:
             return
         _cancel(worker)
         worker.state = "running"
-        took = time.monotonic() - worker.started
+        worker.ready_at = time.monotonic()
+        took = worker.ready_at - worker.started
         log.info("worker %d (pid %d) is ready after %.2f s", worker.index, worker.pid, took)
         self._hooks.ready(worker)
 
