@@ -41,6 +41,7 @@ TOTALS = {
     "rejected": Head.REJECTED,
     "bytes_in": Head.BYTES_IN,
     "bytes_out": Head.BYTES_OUT,
+    "log_lines_dropped": Head.LOG_DROPPED,
 }
 
 

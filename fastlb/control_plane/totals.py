@@ -25,6 +25,7 @@ GROWING = (
     Worker.RETRIES,
     Worker.BYTES_IN,
     Worker.BYTES_OUT,
+    Worker.LOG_DROPPED,
 )
 
 Key = tuple[int, str, str]

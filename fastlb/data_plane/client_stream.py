@@ -150,7 +150,7 @@ class ClientStream(asyncio.Protocol):
             reset_at_close(self.transport.get_extra_info("socket"))
             self.transport.abort()
 
-    def abort(self, _reason: str) -> None:
+    def abort(self, reason: str) -> None:
         """Close at once (worker_state.Connection)."""
         if self.transport is not None:
             self.transport.abort()

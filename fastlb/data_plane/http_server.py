@@ -11,14 +11,16 @@ import asyncio
 import re
 from collections.abc import Callable
 from random import random
-from time import perf_counter, time
+from time import time
 
+from fastlb.data_plane.access_log import KnownClient
 from fastlb.data_plane.client_stream import CLIENT, GONE, HEAD, IDLE, LINGER, TARGET, ClientStream
 from fastlb.data_plane.forwarding import Exchange
 from fastlb.data_plane.http_client import TargetConnection
 from fastlb.data_plane.listener_runtime import HttpListener, RequestFacts
 from fastlb.data_plane.own_answers import action_answer, error_answer
 from fastlb.data_plane.request_head import HeaderBlock, RequestHead, glimpse
+from fastlb.data_plane.splice import Pump
 from fastlb.data_plane.tunnel import Tunnel, detach
 from fastlb.data_plane.worker_state import WorkerState
 from fastlb.errors import RequestError
@@ -38,6 +40,7 @@ class HttpConnection(ClientStream):
     """One client connection of an HTTP listener."""
 
     __slots__ = (
+        "_abort_reason",
         "_ahead",
         "_closing",
         "_exchange",
@@ -46,6 +49,7 @@ class HttpConnection(ClientStream):
         "fields",
         "idle_since",
         "listener",
+        "logged",
         "max_body_bytes",
         "next_trace_id",
         "peer",
@@ -71,6 +75,9 @@ class HttpConnection(ClientStream):
         self._ahead = b""
         self._last_block: HeaderBlock | None = None
         self._closing = False
+        self._abort_reason = ""
+        self.logged: KnownClient | None = None
+        """The access log's own."""
 
     # -- the transport's events
 
@@ -78,6 +85,8 @@ class HttpConnection(ClientStream):
         super().connection_made(transport)
         self.idle_since = self.worker.timers.now
         self.await_for(self.listener.settings.header_timeout)
+        if self.worker.access_log is not None:
+            self.worker.access_log.meet(self)
 
     def data_received(self, data: bytes) -> None:
         self.worker.bytes_in += len(data)
@@ -118,7 +127,10 @@ class HttpConnection(ClientStream):
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             exchange.abandon()
-            self._count(exchange, 499)
+            if self._abort_reason:
+                self._count(exchange, 499, self._abort_reason, "the drain deadline passed")
+            else:
+                self._count(exchange, 499, "client_gone", "the client closed the connection")
 
     def pause_writing(self) -> None:
         self._writable = False
@@ -231,12 +243,15 @@ class HttpConnection(ClientStream):
         group = listener.only_group
         if group is None:
             facts = RequestFacts(head, self.client_ip)
-            _, action = listener.router.match(facts)
+            priority, action = listener.router.match(facts)
             if not isinstance(action, Forward):
-                self._answer_self(action, head, facts, rest)
+                self._answer_self(action, priority, head, facts, rest)
                 return
             group = worker.targets.groups[choose_group(action, random())]
-        exchange = Exchange(self, head, group)
+            exchange = Exchange(self, head, group)
+            exchange.rule = priority
+        else:
+            exchange = Exchange(self, head, group)
         self._exchange = exchange
         self._turn = TARGET
         worker.retries.active += 1
@@ -272,6 +287,7 @@ class HttpConnection(ClientStream):
     def _answer_self(
         self,
         action: FixedResponse | Redirect,
+        priority: int,
         head: RequestHead,
         facts: RequestFacts,
         rest: bytes,
@@ -281,7 +297,10 @@ class HttpConnection(ClientStream):
         keep = block.keep_alive and not body_to_come and not self.worker.draining
         data = action_answer(action, head, facts, time(), keep=keep)
         self.worker.count_status(action.status)
-        self._log(head, action.status, "-", 0.0, len(data))
+        log = self.worker.access_log
+        if log is not None:
+            kind = "redirect" if isinstance(action, Redirect) else "fixed-response"
+            log.own(self, head, action.status, data, rule=priority, action=kind)
         self.write(data)
         if keep:
             self._ahead = rest
@@ -290,6 +309,10 @@ class HttpConnection(ClientStream):
             self._end_requests()
 
     # -- what an Exchange asks and tells (forwarding.Client)
+
+    @property
+    def is_logged(self) -> bool:
+        return self.worker.access_log is not None
 
     def later(self, seconds: float, call: Callable[[], None]) -> None:
         self.worker.loop.call_later(seconds, call)
@@ -342,11 +365,15 @@ class HttpConnection(ClientStream):
         target.answering += 1
         ahead, self._ahead = self._ahead, b""
 
-        def ended(pump: object) -> None:
+        exchange.head_out = len(head)
+
+        def ended(pump: Pump, reason: str) -> None:
             target.answering -= 1
             target.end(None)
-            seconds = perf_counter() - exchange.began + exchange.waited
-            self._log(exchange.head, 101, target.key, seconds, 0)
+            if worker.access_log is not None:
+                received = len(ahead) + pump.bytes_a_to_b
+                sent = len(rest) + pump.bytes_b_to_a
+                worker.access_log.tunnel(self, exchange, received, sent, reason)
 
         tunnel = Tunnel(
             worker,
@@ -372,7 +399,7 @@ class HttpConnection(ClientStream):
         worker.retries.active -= 1
         worker.statuses[exchange.status // 100] += 1
         if worker.access_log is not None:
-            self._log_exchange(exchange, exchange.status)
+            worker.access_log.complete(self, exchange)
         if self._closing:
             if exchange.request_done and not self._ahead:
                 self.close()
@@ -383,13 +410,13 @@ class HttpConnection(ClientStream):
 
     def on_exchange_failed(self, exchange: Exchange, error: RequestError) -> None:
         self._exchange = None
-        self._count(exchange, 0)
+        self.worker.retries.active -= 1
         self._error(error, exchange.head, exchange, keep=exchange.request_done)
 
     def on_exchange_cut(self, exchange: Exchange, error: RequestError) -> None:
         self._exchange = None
         self.worker.errors += 1
-        self._count(exchange, exchange.status)
+        self._count(exchange, exchange.status, error.cause, f"cut: {error.detail}")
         self.cut()
 
     # -- ends and errors
@@ -432,13 +459,14 @@ class HttpConnection(ClientStream):
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             head = exchange.head
-            answered = exchange.status
             exchange.abandon()
-            self._count(exchange, 0)
-            if answered:
+            if exchange.status:
+                self.worker.retries.active -= 1
                 self.worker.errors += 1
+                self._log_short(exchange, exchange.status, error.cause, f"cut: {error.detail}")
                 self.cut()
                 return
+            self.worker.retries.active -= 1
         self._error(error, head, exchange, keep=False)
 
     def _error(
@@ -463,17 +491,10 @@ class HttpConnection(ClientStream):
         head_only = head is not None and head.method == b"HEAD"
         data = error_answer(error, time(), close=not keep, head_only=head_only)
         self.write(data)
-        if worker.access_log is not None:
-            target = exchange.last_target if exchange is not None else None
-            self._log(
-                head,
-                error.status,
-                target.key if target is not None else "-",
-                perf_counter() - exchange.began + exchange.waited if exchange is not None else 0.0,
-                len(data),
-                error.cause,
-                error.detail,
-            )
+        if exchange is not None:
+            self._log_short(exchange, error.status, error.cause, error.detail, data)
+        elif worker.access_log is not None:
+            worker.access_log.own(self, head, error.status, data, error.cause, error.detail)
         if keep:
             self._become_idle()
         else:
@@ -497,7 +518,8 @@ class HttpConnection(ClientStream):
                     return
                 self._exchange = None
                 exchange.abandon()
-                self._count(exchange, exchange.status)
+                detail = f"the client took nothing for {self.idle_timeout:g} s"
+                self._count(exchange, exchange.status, "client_timeout", detail)
                 self.transport.abort()
             elif not exchange.request_done and exchange.connection is not None and self._reading:
                 self._refuse(
@@ -531,33 +553,21 @@ class HttpConnection(ClientStream):
             if target is not None and (target.suspect or target.state == "unhealthy"):
                 exchange.leave_suspect()
 
-    def _count(self, exchange: Exchange, status: int) -> None:
+    def abort(self, reason: str) -> None:
+        self._abort_reason = reason
+        super().abort(reason)
+
+    def _count(self, exchange: Exchange, status: int, why: str, detail: str) -> None:
+        """It ended without a whole answer; `status` is 0 where the client had nothing of one."""
         worker = self.worker
         worker.retries.active -= 1
         if status:
             worker.count_status(status)
-            self._log_exchange(exchange, status)
+        self._log_short(exchange, status or 499, why, detail)
 
-    def _log_exchange(self, exchange: Exchange, status: int) -> None:
-        target = exchange.last_target
-        self._log(
-            exchange.head,
-            status,
-            target.key if target is not None else "-",
-            perf_counter() - exchange.began + exchange.waited,
-            exchange.bytes_out,
-        )
-
-    def _log(
-        self,
-        head: RequestHead | None,
-        status: int,
-        target: str,
-        seconds: float,
-        size: int,
-        cause: str = "",
-        detail: str = "",
+    def _log_short(
+        self, exchange: Exchange, status: int, why: str, detail: str, answer: bytes = b""
     ) -> None:
         log = self.worker.access_log
         if log is not None:
-            log.write(self.client_ip, head, status, target, seconds, size, cause, detail)
+            log.cut_short(self, exchange, status, why, detail, answer)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from random import random
 
 from fastlb.data_plane.client_address import TrustedProxies
 from fastlb.data_plane.request_head import ForwardedFields, RequestHead, listener_host
 from fastlb.data_plane.splice import reset_at_close
 from fastlb.data_plane.target_runtime import GroupRuntime
-from fastlb.data_plane.tcp_server import TcpConnection
+from fastlb.data_plane.tcp_server import TcpConnection, TcpEnd
 from fastlb.data_plane.worker_state import WorkerState
 from fastlb.model.listener import Forward, Listener
 from fastlb.model.matching import Router, choose_group
@@ -18,10 +19,11 @@ from fastlb.model.matching import Router, choose_group
 class HttpListener:
     """One HTTP Listener. `only_group` is set where every request goes to the same group."""
 
-    __slots__ = ("host", "only_group", "port", "router", "settings", "trusted")
+    __slots__ = ("host", "key", "only_group", "port", "router", "settings", "trusted")
 
     def __init__(self, settings: Listener, groups: dict[str, GroupRuntime]) -> None:
         self.settings = settings
+        self.key = f"http://{settings.address}"
         self.port = str(settings.address.port).encode()
         self.host = listener_host(settings.address)
         self.trusted = TrustedProxies(settings.trusted_proxies)
@@ -98,19 +100,44 @@ class RequestFacts:
 class TcpListener:
     """One TCP Listener: each connection goes to a group by the weights of its Forward."""
 
-    __slots__ = ("_settings", "_state")
+    __slots__ = ("_settings", "_state", "key")
 
     def __init__(self, state: WorkerState, settings: Listener) -> None:
         self._state = state
         self._settings = settings
+        self.key = f"tcp://{settings.address}"
 
     def accepted(self, connection: socket.socket, address: str, refused: bool) -> None:
         """Take a new connection; `refused` is over the limit, and TCP has no word for that but a reset."""
         connection.setblocking(False)
         forward = self._settings.default
         if refused or not isinstance(forward, Forward):
+            if self._state.access_log is not None:
+                why, detail = "connection_limit_reached", "too many connections"
+                end = TcpEnd((), 0, 0, 0.0, -1.0, 0.0, why, detail)
+                self._logged(connection, address, "-")(end)
             reset_at_close(connection)
             connection.close()
             return
         group = self._state.targets.groups[choose_group(forward, random())]
-        TcpConnection(self._state, group, self._settings.idle_timeout, connection, address).start()
+        logged = None
+        if self._state.access_log is not None:
+            logged = self._logged(connection, address, group.name)
+        timeout = self._settings.idle_timeout
+        TcpConnection(self._state, group, timeout, connection, address, logged).start()
+
+    def _logged(
+        self, connection: socket.socket, address: str, group: str
+    ) -> Callable[[TcpEnd], None]:
+        """Writes the connection into the access log that there is when it ends."""
+        try:
+            port = connection.getpeername()[1]
+        except OSError:
+            port = 0  # it is reset already
+
+        def ended(end: TcpEnd) -> None:
+            log = self._state.access_log
+            if log is not None:
+                log.tcp(self.key, address, port, group, end)
+
+        return ended

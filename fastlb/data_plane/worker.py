@@ -18,7 +18,7 @@ import time
 import uvloop
 
 from fastlb.data_plane.acceptor import Accepted, Acceptor, Crowd
-from fastlb.data_plane.access_log import AccessLog
+from fastlb.data_plane.access_log import AccessLog, lines_of
 from fastlb.data_plane.http_server import HttpConnection
 from fastlb.data_plane.listener_runtime import HttpListener, TcpListener
 from fastlb.data_plane.worker_state import WorkerState
@@ -32,6 +32,7 @@ from fastlb.target_table.pipe import (
     Drain,
     Ready,
     Relieve,
+    Reopen,
     Stop,
     TableChanged,
     WorkerStart,
@@ -213,13 +214,10 @@ class Worker:
         logging.getLogger().setLevel(config.log_level.upper())
         if config.access_log != "off" and self._state.access_log is None:
             try:
-                self._state.access_log = AccessLog(config.access_log)
+                lines = lines_of(config.access_log_format, config.name, os.getpid())
+                self._state.access_log = AccessLog(config.access_log, lines)
             except OSError as error:
-                log.error(
-                    "no access log: cannot open %s: %s",
-                    config.access_log,
-                    error.strerror or error,
-                )
+                log.error("no access log: %s", error.strerror or error)
         for listener in config.listeners:
             key = listener_key(listener)
             if listener.protocol == "tcp":
@@ -313,6 +311,9 @@ class Worker:
             elif isinstance(message, Drain):
                 self._instance_ends = True
                 self._drain(message.seconds)
+            elif isinstance(message, Reopen):
+                if self._state.access_log is not None:
+                    self._state.access_log.reopen(message.number)
             elif isinstance(message, Stop):
                 self._end()
         if changed:

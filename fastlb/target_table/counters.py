@@ -50,6 +50,10 @@ class Worker(IntEnum):
     """Times that accepting stopped for want of file descriptors."""
     HELD = 19
     """Requests and TCP connections that wait for a first instance of their group now."""
+    LOG_DROPPED = 60
+    """Lines of the access log that were lost, since the file did not take them in time."""
+    LOG_REOPENED = 61
+    """The number of the last `Reopen` that the worker has followed."""
 
 
 class Cell(IntEnum):

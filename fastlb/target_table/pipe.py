@@ -65,6 +65,14 @@ class Drain:
 
 
 @dataclass(frozen=True, slots=True)
+class Reopen:
+    """To a worker: open the access log by its name anew. `number` grows with each one, and stands in
+    the counters when that is done."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """To a worker: end at once."""
 
@@ -101,10 +109,11 @@ class Wanted:
     group: str
 
 
-Message = TableChanged | Drain | Stop | Ready | Evidence | Relieve | Wanted
+Message = TableChanged | Drain | Reopen | Stop | Ready | Evidence | Relieve | Wanted
 
 _KINDS: dict[str, type[Any]] = {
-    cls.__name__: cls for cls in (TableChanged, Drain, Stop, Ready, Evidence, Relieve, Wanted)
+    cls.__name__: cls
+    for cls in (TableChanged, Drain, Reopen, Stop, Ready, Evidence, Relieve, Wanted)
 }
 
 
