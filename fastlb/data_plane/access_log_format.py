@@ -225,35 +225,36 @@ def _iso(second: int) -> bytes:
 
 
 class JsonKnown:
-    __slots__ = ("about", "after", "before", "client", "head_bytes", "trace_before")
+    __slots__ = ("about", "after", "before", "client", "head_bytes", "trace")
 
     def __init__(self, client: Client, before: bytes, about: bytes, after: bytes) -> None:
         self.client = client
         self.before = before
         self.about = about
         self.after = after
-        self.trace_before = client.trace_before
+        self.trace = b',"retries":0,"rule":0,"trace_id":"' + client.trace_before
         self.head_bytes = client.head_bytes
 
 
 class JsonLines:
     """One JSON object a line; each has the same fields, and those that were cut short three more."""
 
-    columns = 17
+    columns = 13
     uri_at = 4
     escape = staticmethod(escape_json)
 
     def __init__(self, pid: int) -> None:
         self._tail = b',"worker":%d}\n' % pid
-        self._stamp = _Stamp(lambda s, ms: b'{"time":"%b.%03dZ' % (_iso(s), ms), 1000)
+        self._millisecond = -1
+        self._stamp = b""
         self._offset = 0.0
         self._numbers = Memo(_number)
-        self._times = Memo(_milliseconds)
+        self._sizes: Memo[int] = Memo(lambda size: b',"bytes_out":%d' % size)
+        self._times: Memo[int] = Memo(lambda us: _json_times(_milliseconds(us), _milliseconds(us)))
         self._statuses: Memo[int] = Memo(lambda status: b'","status":%d,"bytes_in":' % status)
         self._targets: Memo[TargetRuntime] = Memo(
             lambda target: self._target(target.group.name, target.key, b"0", b"0")
         )
-        self._rules: Memo[int] = Memo(lambda rule: b',"retries":0,"rule":%d,"trace_id":"' % rule)
 
     def set_offset(self, offset: float) -> None:
         self._offset = offset
@@ -285,42 +286,48 @@ class JsonLines:
             connect,
         )
 
+    def _set_time(self, millisecond: int) -> None:
+        self._millisecond = millisecond
+        second, fraction = divmod(millisecond, 1000)
+        self._stamp = b'{"time":"%b.%03dZ' % (_iso(second), fraction)
+
     def complete(self, known: JsonKnown, exchange: Exchange, now: float) -> Pieces:
+        millisecond = int((now + self._offset) * 1000)
+        if millisecond != self._millisecond:
+            self._set_time(millisecond)
         head = exchange.head
         target = exchange.target
         assert target is not None
         size = known.head_bytes + len(head.line)
         if exchange.body is not None:
             size += exchange.body.received
-        total = self._times[int((now - exchange.began) * 1e6)]
         notes = exchange.notes
         if notes is None:
             before = self._targets[target]
-            response = total
-            rule = self._rules[exchange.rule]
+            times = self._times[int((now - exchange.began) * 1e6)]
+            if exchange.rule:
+                trace = _json_trace(0, b"%d" % exchange.rule, known.client.trace_before)
+            else:
+                trace = known.trace
         else:
-            times = notes.times(exchange.began, exchange.waited, now)
+            noted = notes.times(exchange.began, exchange.waited, now)
             before = self._target(
-                target.group.name, target.key, _ms(times.held), _ms(times.connect)
+                target.group.name, target.key, _ms(noted.held), _ms(noted.connect)
             )
-            response, total = _ms(times.response), _ms(times.total)
-            rule = b',"retries":%d,"rule":%d,"trace_id":"' % (notes.retries, exchange.rule)
+            times = _json_times(_ms(noted.response), _ms(noted.total))
+            trace = _json_trace(notes.retries, b"%d" % exchange.rule, known.client.trace_before)
         return (
-            self._stamp.at(now + self._offset),
+            self._stamp,
             known.before,
             head.method,
             b'","target_uri":"',
             head.target,
             self._statuses[exchange.status],
             self._numbers[size],
-            b',"bytes_out":',
-            self._numbers[exchange.head_out + exchange.bytes_out],
+            self._sizes[exchange.head_out + exchange.bytes_out],
             before,
-            response,
-            b',"total_ms":',
-            total,
-            rule,
-            known.trace_before,
+            times,
+            trace,
             exchange.trace,
             known.after,
         )
@@ -337,28 +344,35 @@ class JsonLines:
                 escape_json(ending.detail.encode()),
             )
         rule = b"null" if ending.rule is None else b"%d" % ending.rule
+        self._set_time(int(wall * 1000))
         return (
-            self._stamp.at(wall),
+            self._stamp,
             known.before,
             head.method if head is not None else NOT_SENT,
             b'","target_uri":"',
             head.target if head is not None else NOT_SENT,
             self._statuses[ending.status],
             self._numbers[ending.bytes_in],
-            b',"bytes_out":',
-            self._numbers[ending.bytes_out],
+            self._sizes[ending.bytes_out],
             self._target(ending.group, ending.target, _ms(ending.held), _ms(ending.connect)),
-            _ms(ending.response),
-            b',"total_ms":',
-            _ms(ending.total),
-            b',"retries":%d,"rule":%b,"trace_id":"' % (ending.retries, rule),
-            known.trace_before if trace else b"-",
+            _json_times(_ms(ending.response), _ms(ending.total)),
+            _json_trace(ending.retries, rule, known.client.trace_before if trace else NOT_SENT),
             trace,
             known.about + end + self._tail,
         )
 
     def dropped(self, count: int, wall: float) -> bytes:
-        return b'%b","dropped_lines":%d%b' % (self._stamp.at(wall), count, self._tail)
+        second, fraction = divmod(int(wall * 1000), 1000)  # called in the writer's thread
+        time = b"%b.%03d" % (_iso(second), fraction)
+        return b'{"time":"%bZ","dropped_lines":%d%b' % (time, count, self._tail)
+
+
+def _json_times(response: bytes, total: bytes) -> bytes:
+    return b'%b,"total_ms":%b' % (response, total)
+
+
+def _json_trace(retries: int, rule: bytes, before: bytes) -> bytes:
+    return b',"retries":%d,"rule":%b,"trace_id":"%b' % (retries, rule, before)
 
 
 def _alb_seconds(milliseconds: int) -> bytes:
