@@ -22,6 +22,7 @@ from fastlb.control_plane.control_socket import Command, ControlSocket
 from fastlb.control_plane.group_targets import Parts
 from fastlb.control_plane.health_monitor import HealthMonitor
 from fastlb.control_plane.listen_sockets import ListenSockets
+from fastlb.control_plane.log_reopening import LogReopening
 from fastlb.control_plane.orphans import Orphans
 from fastlb.control_plane.publication import Publication
 from fastlb.control_plane.reload import Load, Reload
@@ -110,9 +111,10 @@ class Supervisor:
         self._folder_trouble = ""
         self._cut = (0, 0)
         self._relief = ReliefBudget(time.monotonic())
+        self._reopening: LogReopening | None = None
 
     async def run(self) -> int:
-        self._signals = StopSignals(asyncio.get_running_loop(), self._on_hangup)
+        self._signals = StopSignals(asyncio.get_running_loop(), self._on_hangup, self._on_reopen)
         async with contextlib.AsyncExitStack() as cleanup:
             run_dir = RunDir.take(self.configuration.name)
             cleanup.callback(run_dir.release)
@@ -175,11 +177,18 @@ class Supervisor:
         self._pool = WorkerPool(count, self._main, self._birth, hooks)
         cleanup.callback(self._pool.close)
         self.slots = assign_slots(slots, count, {}, ())
+        self._reopening = LogReopening(
+            self.counters,
+            lambda: self._pool.running,
+            self._pool.broadcast,
+            lambda: self.configuration.access_log,
+        )
 
         status = Status(self, os.getpid())
         commands: dict[str, Command] = {
             "status": lambda _: status.answer(),
             "reload": self._reload.answer,
+            "reopen_logs": self._reopening.answer,
             **self.scaling.commands.by_name,
         }
         self._control = ControlSocket(run_dir.control_socket, commands)
@@ -296,6 +305,10 @@ class Supervisor:
                 log.info("reload: %s", line)
         except ValueError as error:
             log.error("the configuration stays as it is: %s", error)
+
+    def _on_reopen(self) -> None:
+        if self._reopening is not None:
+            self._reopening.ask()
 
     def _on_reloaded(self, configuration: Configuration) -> list[str]:
         self.configuration = replace(

@@ -161,7 +161,7 @@ class TcpConnection:
                 return
             if may_hold and self._hold():
                 return
-        self._give_up(self._failure or f"no target of group {self._group.name} is there")
+        self._give_up(self._failure or f"no target of group {self._group.settings.name} is there")
 
     def _give_up(self, detail: str, why: str = "destination_unavailable") -> None:
         self._owner.count_error()
