@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from fastlb.data_plane.forwarding import Exchange
     from fastlb.data_plane.http_server import HttpConnection
 
-BATCH_LINES = 256
+BATCH_LINES = 512
 """Lines that are joined and handed to the thread at once; fewer at each tick. The thread costs the same
 for one line as for all of them."""
 _LOCATION = re.compile(rb"\r\nLocation: ([^\r]*)\r\n")

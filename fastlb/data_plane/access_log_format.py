@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from functools import lru_cache
 from time import gmtime, strftime
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
@@ -192,10 +193,6 @@ def _number(value: int) -> bytes:
     return b"%d" % value
 
 
-def _milliseconds(microseconds: int) -> bytes:
-    return b"%d.%03d" % divmod(microseconds, 1000)
-
-
 def _ms(seconds: float) -> bytes:
     return b"%.3f" % (seconds * 1000) if seconds >= 0 else b"null"
 
@@ -220,6 +217,7 @@ class _Stamp:
         return self._text
 
 
+@lru_cache(maxsize=64)
 def _iso(second: int) -> bytes:
     return strftime("%Y-%m-%dT%H:%M:%S", gmtime(second)).encode()
 
@@ -239,7 +237,7 @@ class JsonKnown:
 class JsonLines:
     """One JSON object a line; each has the same fields, and those that were cut short three more."""
 
-    columns = 13
+    columns = 15
     uri_at = 4
     escape = staticmethod(escape_json)
 
@@ -250,7 +248,6 @@ class JsonLines:
         self._offset = 0.0
         self._numbers = Memo(_number)
         self._sizes: Memo[int] = Memo(lambda size: b',"bytes_out":%d' % size)
-        self._times: Memo[int] = Memo(lambda us: _json_times(_milliseconds(us), _milliseconds(us)))
         self._statuses: Memo[int] = Memo(lambda status: b'","status":%d,"bytes_in":' % status)
         self._targets: Memo[TargetRuntime] = Memo(
             lambda target: self._target(target.group.name, target.key, b"0", b"0")
@@ -304,7 +301,7 @@ class JsonLines:
         notes = exchange.notes
         if notes is None:
             before = self._targets[target]
-            times = self._times[int((now - exchange.began) * 1e6)]
+            response = total = b"%.3f" % ((now - exchange.began) * 1000)
             if exchange.rule:
                 trace = _json_trace(0, b"%d" % exchange.rule, known.client.trace_before)
             else:
@@ -314,7 +311,7 @@ class JsonLines:
             before = self._target(
                 target.group.name, target.key, _ms(noted.held), _ms(noted.connect)
             )
-            times = _json_times(_ms(noted.response), _ms(noted.total))
+            response, total = _ms(noted.response), _ms(noted.total)
             trace = _json_trace(notes.retries, b"%d" % exchange.rule, known.client.trace_before)
         return (
             self._stamp,
@@ -326,7 +323,9 @@ class JsonLines:
             self._numbers[size],
             self._sizes[exchange.head_out + exchange.bytes_out],
             before,
-            times,
+            response,
+            b',"total_ms":',
+            total,
             trace,
             exchange.trace,
             known.after,
@@ -355,7 +354,9 @@ class JsonLines:
             self._numbers[ending.bytes_in],
             self._sizes[ending.bytes_out],
             self._target(ending.group, ending.target, _ms(ending.held), _ms(ending.connect)),
-            _json_times(_ms(ending.response), _ms(ending.total)),
+            _ms(ending.response),
+            b',"total_ms":',
+            _ms(ending.total),
             _json_trace(ending.retries, rule, known.client.trace_before if trace else NOT_SENT),
             trace,
             known.about + end + self._tail,
@@ -365,10 +366,6 @@ class JsonLines:
         second, fraction = divmod(int(wall * 1000), 1000)  # called in the writer's thread
         time = b"%b.%03d" % (_iso(second), fraction)
         return b'{"time":"%bZ","dropped_lines":%d%b' % (time, count, self._tail)
-
-
-def _json_times(response: bytes, total: bytes) -> bytes:
-    return b'%b,"total_ms":%b' % (response, total)
 
 
 def _json_trace(retries: int, rule: bytes, before: bytes) -> bytes:
