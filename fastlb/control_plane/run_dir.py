@@ -3,6 +3,7 @@
     lock               flock'ed by the live supervisor for its whole life; holds its pid
     control.sock       `fastlb status` asks here
     worker-<pid>.sock  one a worker: a supervisor that takes over asks here
+    log.jsonl, .1      the newest log lines of all processes, for `fastlb logs`
 
 Knows nothing of what is said over the sockets.
 """
@@ -15,9 +16,11 @@ import stat
 from pathlib import Path
 
 from fastlb.errors import FastlbError
+from fastlb.logs import older
 
 LOCK = "lock"
 CONTROL = "control.sock"
+LOG = "log.jsonl"
 WORKER_SOCKETS = "worker-*.sock"
 LONGEST_SOCKET = "/worker-4194304.sock"
 UNIX_PATH_BYTES = 107
@@ -101,6 +104,10 @@ class RunDir:
     def control_socket(self) -> Path:
         return self.path / CONTROL
 
+    @property
+    def log(self) -> Path:
+        return self.path / LOG
+
     def worker_sockets(self) -> list[Path]:
         """Of all workers, dead ones included."""
         return sorted(self.path.glob(WORKER_SOCKETS))
@@ -113,6 +120,8 @@ class RunDir:
         """Remove what is ours and let go of the lock; what living orphans still use stays."""
         if self.intact:
             (self.path / CONTROL).unlink(missing_ok=True)
+            for log in (self.log, older(self.log)):
+                log.unlink(missing_ok=True)
             (self.path / LOCK).unlink(missing_ok=True)
             try:
                 self.path.rmdir()

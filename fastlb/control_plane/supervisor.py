@@ -42,7 +42,7 @@ from fastlb.control_plane.totals import Totals
 from fastlb.control_plane.wording import count_of
 from fastlb.control_plane.worker_pool import PoolHooks, Worker, WorkerMain, WorkerPool
 from fastlb.errors import FastlbError
-from fastlb.logs import start_logging
+from fastlb.logs import keep_log, start_logging
 from fastlb.model.configuration import Configuration
 from fastlb.model.listener import Forward
 from fastlb.target_table.counters import Counters
@@ -84,7 +84,7 @@ def run_supervisor(
     live instance of the name, an address in use.
     """
     fill_standard_files()
-    stop_logging = start_logging(configuration.log_level, "")
+    stop_logging = start_logging(configuration.log_level, "", configuration.log_format)
     try:
         check_access_log(configuration.access_log)
         raise_open_files()
@@ -118,6 +118,7 @@ class Supervisor:
         async with contextlib.AsyncExitStack() as cleanup:
             run_dir = RunDir.take(self.configuration.name)
             cleanup.callback(run_dir.release)
+            cleanup.callback(keep_log(run_dir.log))
             await self._start(run_dir, cleanup)
             cleanup.push_async_callback(self.scaling.kill)
             await self._serve()
@@ -203,6 +204,8 @@ class Supervisor:
             counters=InheritedFd(self.counters.fd),
             pipe=pipe,
             run_dir=str(self._run_dir.path),
+            log=str(self._run_dir.log),
+            log_format=self.configuration.log_format,
         )
 
     # --- life -------------------------------------------------------------------------------

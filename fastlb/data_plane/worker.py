@@ -14,6 +14,7 @@ import resource
 import signal
 import socket
 import time
+from pathlib import Path
 
 import uvloop
 
@@ -23,7 +24,7 @@ from fastlb.data_plane.http_server import HttpConnection
 from fastlb.data_plane.listener_runtime import HttpListener, TcpListener
 from fastlb.data_plane.worker_state import WorkerState
 from fastlb.errors import FastlbError
-from fastlb.logs import start_logging
+from fastlb.logs import keep_log, start_logging
 from fastlb.target_table.counters import ROW, Counters
 from fastlb.target_table.counters import Worker as Head
 from fastlb.target_table.handover import answer_takeover, bind_handover_socket, listener_key
@@ -67,7 +68,9 @@ def worker_main(start: WorkerStart) -> None:
     # supervisor alone decides what follows.
     for ignored in _SUPERVISORS_SIGNALS:
         signal.signal(ignored, signal.SIG_IGN)
-    stop_logging = start_logging("info", f"worker {start.index} (pid {os.getpid()})")
+    name = f"worker {start.index} (pid {os.getpid()})"
+    stop_logging = start_logging("info", name, start.log_format, start.index)
+    stop_keeping = keep_log(Path(start.log), start.index) if start.log else None
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -77,6 +80,8 @@ def worker_main(start: WorkerStart) -> None:
         loop.run_until_complete(Worker(loop, start).run())
     finally:
         loop.close()
+        if stop_keeping is not None:
+            stop_keeping()
         stop_logging()
 
 

@@ -47,6 +47,9 @@ class WorkerStart:
     counters: InheritedFd
     pipe: socket.socket
     run_dir: str
+    log: str = ""
+    """The file in which the newest log lines are kept; empty for none."""
+    log_format: str = "human"
 
 
 @dataclass(frozen=True, slots=True)
