@@ -128,6 +128,13 @@ class Instance:
         return signal.Signals[f"SIG{self.template.stop_signal}"]
 
     @property
+    def log_file(self) -> str | None:
+        """Where its output goes; None into the log of fastlb."""
+        if self.template.log == "inherit":
+            return None
+        return str(Path(self.template.log).absolute() / f"{self.id}.log")
+
+    @property
     def log_fields(self) -> dict[str, str]:
         """Who a log record with it as an argument is about."""
         return {"instance": self.id, "group": self.group}

@@ -5,6 +5,7 @@ The one place of the control plane that looks at processes through psutil.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
@@ -97,6 +98,7 @@ class Status:
             "started": self._started,
             "uptime_s": time.time() - self._started,
             "draining": instance.draining,
+            "access_log": _where(configuration.access_log),
             "workers": [self._worker(worker) for worker in instance.workers],
             "listeners": [_listener(listener) for listener in configuration.listeners],
             "target_groups": [self._group(group) for group in configuration.target_groups],
@@ -178,6 +180,11 @@ class Status:
                 }
             )
         return shown
+
+
+def _where(access_log: str) -> str:
+    """The absolute path, `-` or `off`."""
+    return access_log if access_log in ("-", "off") else os.path.abspath(access_log)
 
 
 def _listener(listener: Listener) -> dict[str, Any]:
