@@ -295,9 +295,7 @@ class JsonLines:
         head = exchange.head
         target = exchange.target
         assert target is not None
-        size = known.head_bytes + len(head.line)
-        if exchange.body is not None:
-            size += exchange.body.received
+        size = known.head_bytes + len(head.line) + exchange.received
         notes = exchange.notes
         if notes is None:
             before = self._targets[target]
@@ -433,9 +431,7 @@ class AlbLines:
         head = exchange.head
         target = exchange.target
         assert target is not None
-        size = known.head_bytes + len(head.line)
-        if exchange.body is not None:
-            size += exchange.body.received
+        size = known.head_bytes + len(head.line) + exchange.received
         notes = exchange.notes
         status = exchange.status
         address = self._addresses[target]

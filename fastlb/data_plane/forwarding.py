@@ -103,6 +103,7 @@ class Exchange:
     rule = 0
     """Priority of the Rule that chose the group; 0 is the default's."""
     notes: ExchangeNotes | None = None
+    _body_bytes = 0
     over = False
     request_done = True
     """Whether the client has sent all of it."""
@@ -139,6 +140,16 @@ class Exchange:
     def last_target(self) -> TargetRuntime | None:
         """The target that has the request, or was the last to have it."""
         return self.target or (self._tried[-1] if self._tried else None)
+
+    @property
+    def received(self) -> int:
+        """Bytes of the request's body that have come."""
+        return self._body_bytes if self.body is None else self.body.received
+
+    def drop_body(self) -> None:
+        """It is over: what is kept of its body is of no use."""
+        self._body_bytes = self.received
+        self.body = None
 
     @property
     def target_keys(self) -> tuple[str, ...]:

@@ -310,6 +310,14 @@ class HttpConnection(ClientStream):
 
     # -- what an Exchange asks and tells (forwarding.Client)
 
+    def peer_port(self) -> int:
+        """Of the client's address; 0 where it is not known any more."""
+        try:
+            port: int = self.transport.get_extra_info("peername")[1]
+        except (OSError, TypeError, AttributeError):
+            return 0
+        return port
+
     @property
     def is_logged(self) -> bool:
         return self.worker.access_log is not None

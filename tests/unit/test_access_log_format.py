@@ -80,7 +80,7 @@ def exchange_of(head: RequestHead, **changes: Any) -> Any:
         "waited": 0.0,
         "head_out": 100,
         "bytes_out": 11,
-        "body": None,
+        "received": 0,
         "rule": 0,
         "notes": None,
     }
