@@ -103,7 +103,6 @@ class Exchange:
     rule = 0
     """Priority of the Rule that chose the group; 0 is the default's."""
     notes: ExchangeNotes | None = None
-    _body_bytes = 0
     over = False
     request_done = True
     """Whether the client has sent all of it."""
@@ -144,12 +143,7 @@ class Exchange:
     @property
     def received(self) -> int:
         """Bytes of the request's body that have come."""
-        return self._body_bytes if self.body is None else self.body.received
-
-    def drop_body(self) -> None:
-        """It is over: what is kept of its body is of no use."""
-        self._body_bytes = self.received
-        self.body = None
+        return 0 if self.body is None else self.body.received
 
     @property
     def target_keys(self) -> tuple[str, ...]:

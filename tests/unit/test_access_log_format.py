@@ -81,6 +81,7 @@ def exchange_of(head: RequestHead, **changes: Any) -> Any:
         "head_out": 100,
         "bytes_out": 11,
         "received": 0,
+        "body": None,
         "rule": 0,
         "notes": None,
     }
