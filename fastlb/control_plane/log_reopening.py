@@ -53,7 +53,13 @@ class LogReopening:
         self.ask()
         number = self._number
         deadline = asyncio.get_running_loop().time() + WITHIN_SECONDS
-        while left := [one for one in self._workers() if not self._has_followed(one, number)]:
+        # One that comes up from now on opens the file by its name anyway.
+        asked = {one.pid for one in self._workers()}
+        while left := [
+            one
+            for one in self._workers()
+            if one.pid in asked and not self._has_followed(one, number)
+        ]:
             if asyncio.get_running_loop().time() > deadline:
                 named = ", ".join(f"worker {one.index} (pid {one.pid})" for one in left)
                 raise ValueError(
@@ -61,7 +67,7 @@ class LogReopening:
                     "or the worker hangs"
                 )
             await asyncio.sleep(LOOK_SECONDS)
-        count = count_of(len(self._workers()), "worker")
+        count = count_of(len(asked), "worker")
         return {"said": f"{count} opened {path} anew"}
 
     def _has_followed(self, worker: Worker, number: int) -> bool:
