@@ -42,7 +42,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         *("--zero-after", "--hold-timeout", "--bake-time"),
         *("--user", "--stop-timeout", "--max-rss", "--max-lifetime"),
     ),
-    "logs": ("--access-log", "--log-level"),
+    "logs": ("--access-log", "--access-log-format", "--log-level", "--log-format"),
 }
 AUTO_SCALING = """\
 fastlb starts the app itself, as many times as the load asks for. The app's

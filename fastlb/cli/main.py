@@ -29,6 +29,7 @@ SECTIONS = {
     "to see what it does": {
         "status": "show listeners, targets, auto scaling groups and workers",
         "activity": "show what auto scaling groups did, with cause and outcome",
+        "logs": "show what fastlb and the instances log, or the access log",
         "why": "show decisions of scaling, health and routing, with their figures",
     },
     "for one target": {

@@ -176,6 +176,8 @@ def _totals(totals: dict[str, Any]) -> str:
     answers = ", ".join(f"{number} {status}" for status, number in statuses.items())
     final = sum(number for status, number in statuses.items() if status != "1xx")
     # What is refused before it is a request (400, 431, ...) is answered and not counted as one.
+    dropped = totals.get("log_lines_dropped", 0)
+    lost = f"; {counted(dropped, 'line')} of the access log lost" if dropped else ""
     unread = " (some to what was refused before it was a request)"
     return (
         f"{counted(totals['requests'], 'request')}, {totals['in_flight']} in flight on "
@@ -183,5 +185,5 @@ def _totals(totals: dict[str, Any]) -> str:
         f"answers: {answers or 'none'}{unread if final > totals['requests'] else ''}; "
         f"{counted(totals['errors'], 'error')}, {counted(totals['retries'], 'retry')}, "
         f"{counted(totals['rejected'], 'connection')} rejected, "
-        f"{size(totals['bytes_in'])} in, {size(totals['bytes_out'])} out"
+        f"{size(totals['bytes_in'])} in, {size(totals['bytes_out'])} out{lost}"
     )

@@ -24,7 +24,7 @@ LIVE = frozenset(
     {
         *("listeners", "target_groups", "auto_scaling_groups"),
         *("workers", "max_connections", "drain_timeout"),
-        *("access_log", "log_level", "watch"),
+        *("access_log", "access_log_format", "log_level", "watch"),
     }
 )
 """The fields of a Configuration that change under a living instance. A new one is refused until

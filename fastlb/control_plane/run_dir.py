@@ -5,6 +5,7 @@
     takeover.sock      a new supervisor asks the living one here to hand over
     worker-<pid>.sock  one a worker: a supervisor that takes over asks here
     overrides.json     what operators said of targets, for a supervisor that takes over
+    log.jsonl, .1      the newest log lines of all processes, for `fastlb logs`
 
 Knows nothing of what is said over the sockets.
 """
@@ -17,10 +18,12 @@ import stat
 from pathlib import Path
 
 from fastlb.errors import FastlbError
+from fastlb.logs import older
 
 LOCK = "lock"
 CONTROL = "control.sock"
 TAKEOVER = "takeover.sock"
+LOG = "log.jsonl"
 WORKER_SOCKETS = "worker-*.sock"
 LONGEST_SOCKET = "/worker-4194304.sock"
 UNIX_PATH_BYTES = 107
@@ -105,6 +108,10 @@ class RunDir:
     def control_socket(self) -> Path:
         return self.path / CONTROL
 
+    @property
+    def log(self) -> Path:
+        return self.path / LOG
+
     def worker_sockets(self) -> list[Path]:
         """Of all workers, dead ones included."""
         return sorted(self.path.glob(WORKER_SOCKETS))
@@ -131,6 +138,8 @@ class RunDir:
         if self.intact:
             (self.path / CONTROL).unlink(missing_ok=True)
             (self.path / TAKEOVER).unlink(missing_ok=True)
+            for log in (self.log, older(self.log)):
+                log.unlink(missing_ok=True)
             (self.path / LOCK).unlink(missing_ok=True)
             try:
                 self.path.rmdir()

@@ -5,6 +5,7 @@ The one place of the control plane that looks at processes through psutil.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
@@ -44,6 +45,7 @@ TOTALS = {
     "rejected": Head.REJECTED,
     "bytes_in": Head.BYTES_IN,
     "bytes_out": Head.BYTES_OUT,
+    "log_lines_dropped": Head.LOG_DROPPED,
 }
 
 
@@ -101,6 +103,7 @@ class Status:
             "started": self._started,
             "uptime_s": time.time() - self._started,
             "draining": instance.draining,
+            "access_log": _where(configuration.access_log),
             "workers": [self._worker(worker) for worker in instance.workers],
             "listeners": [_listener(listener) for listener in configuration.listeners],
             "target_groups": [self._group(group) for group in configuration.target_groups],
@@ -199,6 +202,11 @@ def _number(weight: int | Fraction) -> float:
 def _parts(override: Override) -> list[dict[str, Any]]:
     """What an operator said, since when and why."""
     return [{"what": what, "since": at, "reason": why} for what, at, why in override.said()]
+
+
+def _where(access_log: str) -> str:
+    """The absolute path, `-` or `off`."""
+    return access_log if access_log in ("-", "off") else os.path.abspath(access_log)
 
 
 def _listener(listener: Listener) -> dict[str, Any]:

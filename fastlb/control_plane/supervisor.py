@@ -26,6 +26,7 @@ from fastlb.control_plane.group_targets import Parts
 from fastlb.control_plane.health_monitor import HealthMonitor
 from fastlb.control_plane.left_behind import stay
 from fastlb.control_plane.listen_sockets import ListenSockets
+from fastlb.control_plane.log_reopening import LogReopening
 from fastlb.control_plane.operator_overrides import OperatorOverrides
 from fastlb.control_plane.orphans import Orphans
 from fastlb.control_plane.publication import Publication
@@ -51,7 +52,7 @@ from fastlb.control_plane.wording import count_of
 from fastlb.control_plane.worker_pool import PoolHooks, Worker, WorkerMain, WorkerPool
 from fastlb.control_plane.zombies import FIRST_PROCESS, Reaper
 from fastlb.errors import FastlbError
-from fastlb.logs import start_logging
+from fastlb.logs import keep_log, start_logging
 from fastlb.model.configuration import Configuration
 from fastlb.model.target_override import key_of
 from fastlb.target_table.counters import Counters
@@ -104,7 +105,7 @@ def run_supervisor(
     passed = passed_sockets(os.environ, os.getpid())
     fill_standard_files()
     manager = ServiceManager(os.environ, replaces=takes_over)
-    stop_logging = start_logging(configuration.log_level, "")
+    stop_logging = start_logging(configuration.log_level, "", configuration.log_format)
     try:
         check_access_log(configuration.access_log)
         raise_open_files()
@@ -151,13 +152,17 @@ class Supervisor:
         self._relief = ReliefBudget(time.monotonic())
         self._all_ready = asyncio.Event()
         self._reaper = Reaper(self._awaited) if os.getpid() == FIRST_PROCESS else None
+        self._reopening: LogReopening | None = None
 
     async def run(self) -> int:
-        self._signals = StopSignals(asyncio.get_running_loop(), lambda: self._reload.signalled())
+        self._signals = StopSignals(
+            asyncio.get_running_loop(), lambda: self._reload.signalled(), self._on_reopen
+        )
         async with contextlib.AsyncExitStack() as cleanup:
             run_dir = await self._tenure.begin()
             cleanup.callback(self._end_run_dir, run_dir)
             cleanup.callback(self._tenure.close)
+            cleanup.callback(keep_log(run_dir.log))
             try:
                 await self._start(run_dir, cleanup)
                 cleanup.callback(self._end_overrides)
@@ -277,6 +282,12 @@ class Supervisor:
         path = self._source.path if self._source is not None else None
         self._watch = Watch(path, self._reload.and_tell)
         cleanup.callback(self._watch.set, False)
+        self._reopening = LogReopening(
+            self.counters,
+            lambda: self._pool.running,
+            self._pool.broadcast,
+            lambda: self.configuration.access_log,
+        )
 
         status = Status(self, os.getpid())
         self._control = ControlSocket(run_dir.control_socket, self._commands)
@@ -297,6 +308,7 @@ class Supervisor:
         commands: dict[str, Command] = {
             "status": lambda _: status.answer(),
             "reload": self._reload.answer,
+            "reopen_logs": self._reopening.answer,
             **self._tenure.settle(own, cleanup),
         }
         self._commands |= self._tenure.guarded(commands)
@@ -341,6 +353,8 @@ class Supervisor:
             pipe=pipe,
             run_dir=str(self._run_dir.path),
             bindings=self._sockets.bindings,
+            log=str(self._run_dir.log),
+            log_format=self.configuration.log_format,
         )
 
     # --- life -------------------------------------------------------------------------------
@@ -506,6 +520,10 @@ class Supervisor:
             self.scaling.wanted(message.group)
         elif isinstance(message, Missing):
             self._live.send_sockets(worker, message.key)
+
+    def _on_reopen(self) -> None:
+        if self._reopening is not None:
+            self._reopening.ask()
 
     def _end_orphans(self) -> None:
         """Once all of ours are ready: until then the orphans are who serves."""

@@ -149,6 +149,11 @@ class RegisteredTarget:
             return f"{self.health.state}: {self.health.describe(now)}"
         return self.health.describe(now)
 
+    @property
+    def log_fields(self) -> dict[str, str]:
+        """Who a log record with it as an argument is about."""
+        return {"target": str(self.address), "group": self.group.name}
+
     def __str__(self) -> str:
         return f"target {self.address} of group {self.group.name}"
 

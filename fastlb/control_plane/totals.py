@@ -26,6 +26,7 @@ GROWING = (
     Worker.RETRIES,
     Worker.BYTES_IN,
     Worker.BYTES_OUT,
+    Worker.LOG_DROPPED,
 )
 
 Key = tuple[int, str, str]

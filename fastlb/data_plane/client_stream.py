@@ -144,6 +144,6 @@ class ClientStream(Stream):
             reset_at_close(self.sock)
             self.drop()
 
-    def abort(self, _reason: str) -> None:
+    def abort(self, reason: str) -> None:
         """Close at once (worker_state.Connection)."""
         self.drop()

@@ -12,6 +12,7 @@ from time import perf_counter
 from typing import Protocol
 
 from fastlb.data_plane.chunked import encode, encode_end
+from fastlb.data_plane.exchange_notes import ExchangeNotes
 from fastlb.data_plane.hold import not_in_time
 from fastlb.data_plane.http_client import TargetConnection
 from fastlb.data_plane.request_body import RequestBody
@@ -48,6 +49,10 @@ class Client(Protocol):
     @property
     def has_ended(self) -> bool:
         """Whether it has ended its side; it may still wait for the answer."""
+
+    @property
+    def is_logged(self) -> bool:
+        """Whether its requests go to the access log, which wants to know when an answer began."""
 
     def next_trace_id(self) -> bytes: ...
 
@@ -111,6 +116,12 @@ class Exchange:
     status = 0
     """Of the final response, once its head went to the client."""
     bytes_out = 0
+    """Of the answer's body."""
+    head_out = 0
+    """Bytes of the answer's head."""
+    rule = 0
+    """Priority of the Rule that chose the group; 0 is the default's."""
+    notes: ExchangeNotes | None = None
     over = False
     request_done = True
     """Whether the client has sent all of it."""
@@ -147,6 +158,17 @@ class Exchange:
     def last_target(self) -> TargetRuntime | None:
         """The target that has the request, or was the last to have it."""
         return self.target or (self._tried[-1] if self._tried else None)
+
+    @property
+    def received(self) -> int:
+        """Bytes of the request's body that have come."""
+        return len(self.payload) if self.body is None else self.body.received
+
+    @property
+    def target_keys(self) -> tuple[str, ...]:
+        """The addresses of all targets that were asked, in their order."""
+        asked = self._tried if self.target is None else (*self._tried, self.target)
+        return tuple(target.key for target in asked)
 
     @property
     def response_begun(self) -> bool:
@@ -267,6 +289,7 @@ class Exchange:
         target = self.group.pick(client_ip, self._tried) or self.group.pick(client_ip, ())
         assert target is not None
         target.begin_held(seconds)
+        self._note().dispatched = perf_counter()
         self._give_to(target)
 
     def on_hold_over(self, error: RequestError) -> None:
@@ -284,11 +307,19 @@ class Exchange:
             if connection is not None:
                 self._send(connection)
                 return
+        self._note().connecting = perf_counter()
         self._connecting = pool.open(self)
         self.client.await_for(self.group.settings.connect_timeout)
 
+    def _note(self) -> ExchangeNotes:
+        notes = self.notes
+        if notes is None:
+            notes = self.notes = ExchangeNotes()
+        return notes
+
     def on_connected(self, connection: TargetConnection) -> None:
         self._connecting = None
+        self._note().connected(perf_counter())
         self._send(connection)
         self.client.update_reading()
         self.client.pace_target()
@@ -333,6 +364,8 @@ class Exchange:
     # -- back to the client
 
     def on_head_held(self) -> None:
+        if self.client.is_logged:
+            self._note().first_byte(perf_counter())
         self.client.await_for(min(HELD_HEAD_SECONDS, self.group.settings.response_timeout))
 
     def on_interim(self, head: ResponseHead) -> None:
@@ -377,6 +410,7 @@ class Exchange:
         keep = client.decide_keep(self)
         http_11 = self.head.block.http_11
         if keep and http_11 and head.kept:  # what nearly every response is
+            self.head_out = len(head.kept)
             if head.kept is head.raw:
                 client.write(data)
             else:
@@ -388,6 +422,7 @@ class Exchange:
             )
             if ends:
                 client.close_after()
+            self.head_out = len(start)
             if self._chunk_out and len(data) > end:
                 client.write(start + encode([data[end:]]))
             else:
@@ -402,6 +437,8 @@ class Exchange:
         assert target is not None
         self._answering = True
         target.answering += 1
+        if self.client.is_logged:
+            self._note().first_byte(perf_counter())
         self.client.await_for(self.group.settings.response_timeout)
 
     def on_body(self, pieces: list[bytes]) -> None:
@@ -581,6 +618,7 @@ class Exchange:
     def _try_again(self, target: TargetRuntime, *, fresh: bool) -> None:
         self._retrying = True
         self.client.later(RETRY_PLACE_SECONDS, self._end_retry)
+        self._note().sent_again(perf_counter())
         self._give_to(target, fresh=fresh)
 
     def _give_to(self, target: TargetRuntime, *, fresh: bool = False) -> None:

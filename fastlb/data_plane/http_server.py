@@ -11,8 +11,9 @@ import re
 import socket
 from collections.abc import Callable
 from random import random
-from time import perf_counter, time
+from time import time
 
+from fastlb.data_plane.access_log import KnownClient
 from fastlb.data_plane.client_stream import (
     CLIENT,
     GONE,
@@ -30,6 +31,7 @@ from fastlb.data_plane.own_answers import action_answer, error_answer
 from fastlb.data_plane.request_head import MAX_REQUEST_LINE, RequestHead, glimpse
 from fastlb.data_plane.response_head import ResponseHead
 from fastlb.data_plane.retry_budget import RetryBudget
+from fastlb.data_plane.splice import Pump
 from fastlb.data_plane.stream import Stream
 from fastlb.data_plane.target_runtime import GroupRuntime
 from fastlb.data_plane.tunnel import Tunnel
@@ -49,6 +51,7 @@ class HttpConnection(ClientStream):
     """One client connection of an HTTP listener."""
 
     __slots__ = (
+        "_abort_reason",
         "_ahead",
         "_closing",
         "_exchange",
@@ -57,6 +60,7 @@ class HttpConnection(ClientStream):
         "fields",
         "idle_since",
         "listener",
+        "logged",
         "next_trace_id",
         "refused",
     )
@@ -76,6 +80,9 @@ class HttpConnection(ClientStream):
         self._ahead = b""
         self._last: RequestHead | None = None
         self._closing = False
+        self._abort_reason = ""
+        self.logged: KnownClient | None = None
+        """The access log's own."""
 
     @property
     def max_body_bytes(self) -> int | None:
@@ -91,6 +98,8 @@ class HttpConnection(ClientStream):
         super().open(sock)
         self.idle_since = self.worker.timers.now
         self.await_for(self.listener.settings.header_timeout)
+        if self.worker.access_log is not None:
+            self.worker.access_log.meet(self)
 
     def data_received(self, data: bytes) -> None:
         self.worker.bytes_in += len(data)
@@ -142,7 +151,10 @@ class HttpConnection(ClientStream):
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             exchange.abandon()
-            self._count(exchange, 499)
+            if self._abort_reason:
+                self._count(exchange, 499, self._abort_reason, "the drain deadline passed")
+            else:
+                self._count(exchange, 499, "client_gone", "the client closed the connection")
 
     def pause_writing(self) -> None:
         self._writable = False
@@ -241,13 +253,18 @@ class HttpConnection(ClientStream):
         group = self.listener.only_group
         if group is None or self.fields.trusted or self.refused:
             try:
-                group = self._group_for(head, rest)
+                found = self._group_for(head, rest)
             except RequestError as error:
                 self._refuse(error, head)
                 return
-            if group is None:
+            if found is None:
                 return
+            group, rule = found
+        else:
+            rule = 0
         self._exchange = exchange = Exchange(self, head, group)
+        if rule:
+            exchange.rule = rule
         self._turn = TARGET
         worker.retries.active += 1
         if not head.block.bodyless:
@@ -269,8 +286,9 @@ class HttpConnection(ClientStream):
         if limit is not None and head.block.content_length > limit:
             raise RequestError(413, "http_request_denied", f"a body of over {limit} bytes")
 
-    def _group_for(self, head: RequestHead, rest: bytes) -> GroupRuntime | None:
-        """Where a request goes, or None where it is answered already. Raises RequestError."""
+    def _group_for(self, head: RequestHead, rest: bytes) -> tuple[GroupRuntime, int] | None:
+        """Where a request goes and the priority of the rule that says so, 0 for the default; None where
+        it is answered already. Raises RequestError."""
         worker = self.worker
         listener = self.listener
         if self.refused:
@@ -281,11 +299,12 @@ class HttpConnection(ClientStream):
             # Also without the field: a proxy's next request is another client's.
             self.client_ip = listener.trusted.client(fields.peer, head.block.forwarded_for)
         group = listener.only_group
+        rule = 0
         if group is None:
             facts = RequestFacts(head, self.client_ip)
-            _, action = listener.router.match(facts)
+            rule, action = listener.router.match(facts)
             if not isinstance(action, Forward):
-                self._answer_self(action, head, facts, rest)
+                self._answer_self(action, rule, head, facts, rest)
                 return None
             name = choose_group(action, random())
             group = worker.targets.groups.get(name)
@@ -293,7 +312,7 @@ class HttpConnection(ClientStream):
                 raise RequestError(
                     503, "destination_unavailable", f"target group {name} is no more"
                 )
-        return group
+        return group, rule
 
     def _feed(self, exchange: Exchange, data: bytes) -> None:
         try:
@@ -342,6 +361,7 @@ class HttpConnection(ClientStream):
     def _answer_self(
         self,
         action: FixedResponse | Redirect,
+        priority: int,
         head: RequestHead,
         facts: RequestFacts,
         rest: bytes,
@@ -351,7 +371,10 @@ class HttpConnection(ClientStream):
         keep = block.keep_alive and not body_to_come and not self.listener.draining
         data = action_answer(action, head, facts, time(), keep=keep)
         self.worker.count_status(action.status)
-        self._log(head, action.status, "-", 0.0, len(data))
+        log = self.worker.access_log
+        if log is not None:
+            kind = "redirect" if isinstance(action, Redirect) else "fixed-response"
+            log.own(self, head, action.status, data, rule=priority, action=kind)
         self.write(data)
         if keep:
             self._ahead = rest
@@ -360,6 +383,18 @@ class HttpConnection(ClientStream):
             self._end_requests()
 
     # -- what an Exchange asks and tells (forwarding.Client)
+
+    def peer_port(self) -> int:
+        """Of the client's address; 0 where it is not known any more."""
+        try:
+            port: int = self.sock.getpeername()[1]
+        except OSError:
+            return 0
+        return port
+
+    @property
+    def is_logged(self) -> bool:
+        return self.worker.access_log is not None
 
     def later(self, seconds: float, call: Callable[[], None]) -> None:
         self.worker.loop.call_later(seconds, call)
@@ -400,7 +435,8 @@ class HttpConnection(ClientStream):
         worker.retries.active -= 1
         worker.statuses[exchange.status // 100] += 1
         if worker.access_log is not None:
-            self._log_exchange(exchange, exchange.status)
+            exchange.head_out = len(head.kept)
+            worker.access_log.complete(self, exchange)
         self.idle_since = worker.timers.now
         self._turn = IDLE
         self.await_for(self.idle_timeout)
@@ -450,11 +486,15 @@ class HttpConnection(ClientStream):
         target.answering += 1
         ahead, self._ahead = self._ahead, b""
 
-        def ended(pump: object) -> None:
+        exchange.head_out = len(head)
+
+        def ended(pump: Pump, reason: str) -> None:
             target.answering -= 1
             target.end(None)
-            seconds = perf_counter() - exchange.began + exchange.waited
-            self._log(exchange.head, 101, target.key, seconds, 0)
+            if worker.access_log is not None:
+                received = len(ahead) + pump.bytes_a_to_b
+                sent = len(rest) + pump.bytes_b_to_a
+                worker.access_log.tunnel(self, exchange, received, sent, reason)
 
         tunnel = Tunnel(
             worker,
@@ -481,7 +521,7 @@ class HttpConnection(ClientStream):
         worker.retries.active -= 1
         worker.statuses[exchange.status // 100] += 1
         if worker.access_log is not None:
-            self._log_exchange(exchange, exchange.status)
+            worker.access_log.complete(self, exchange)
         if self._closing:
             if exchange.request_done and not self._ahead:
                 self.close()
@@ -492,13 +532,13 @@ class HttpConnection(ClientStream):
 
     def on_exchange_failed(self, exchange: Exchange, error: RequestError) -> None:
         self._exchange = None
-        self._count(exchange, 0)
+        self.worker.retries.active -= 1
         self._error(error, exchange.head, exchange, keep=exchange.request_done)
 
     def on_exchange_cut(self, exchange: Exchange, error: RequestError) -> None:
         self._exchange = None
         self.worker.errors += 1
-        self._count(exchange, exchange.status)
+        self._count(exchange, exchange.status, error.cause, f"cut: {error.detail}")
         self.cut()
 
     # -- ends and errors
@@ -541,13 +581,14 @@ class HttpConnection(ClientStream):
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             head = exchange.head
-            answered = exchange.status
             exchange.abandon()
-            self._count(exchange, 0)
-            if answered:
+            if exchange.status:
+                self.worker.retries.active -= 1
                 self.worker.errors += 1
+                self._log_short(exchange, exchange.status, error.cause, f"cut: {error.detail}")
                 self.cut()
                 return
+            self.worker.retries.active -= 1
         self._error(error, head, exchange, keep=False)
 
     def _error(
@@ -572,17 +613,10 @@ class HttpConnection(ClientStream):
         head_only = head is not None and head.method == b"HEAD"
         data = error_answer(error, time(), close=not keep, head_only=head_only)
         self.write(data)
-        if worker.access_log is not None:
-            target = exchange.last_target if exchange is not None else None
-            self._log(
-                head,
-                error.status,
-                target.key if target is not None else "-",
-                perf_counter() - exchange.began + exchange.waited if exchange is not None else 0.0,
-                len(data),
-                error.cause,
-                error.detail,
-            )
+        if exchange is not None:
+            self._log_short(exchange, error.status, error.cause, error.detail, data)
+        elif worker.access_log is not None:
+            worker.access_log.own(self, head, error.status, data, error.cause, error.detail)
         if keep:
             self._become_idle()
         else:
@@ -606,7 +640,8 @@ class HttpConnection(ClientStream):
                     return
                 self._exchange = None
                 exchange.abandon()
-                self._count(exchange, exchange.status)
+                detail = f"the client took nothing for {self.idle_timeout:g} s"
+                self._count(exchange, exchange.status, "client_timeout", detail)
                 self.drop()
             elif not exchange.request_done and exchange.connection is not None and self._reading:
                 self._refuse(
@@ -648,33 +683,21 @@ class HttpConnection(ClientStream):
             if target is not None and (target.suspect or target.state == "unhealthy"):
                 exchange.leave_suspect()
 
-    def _count(self, exchange: Exchange, status: int) -> None:
+    def abort(self, reason: str) -> None:
+        self._abort_reason = reason
+        super().abort(reason)
+
+    def _count(self, exchange: Exchange, status: int, why: str, detail: str) -> None:
+        """It ended without a whole answer; `status` is 0 where the client had nothing of one."""
         worker = self.worker
         worker.retries.active -= 1
         if status:
             worker.count_status(status)
-            self._log_exchange(exchange, status)
+        self._log_short(exchange, status or 499, why, detail)
 
-    def _log_exchange(self, exchange: Exchange, status: int) -> None:
-        target = exchange.last_target
-        self._log(
-            exchange.head,
-            status,
-            target.key if target is not None else "-",
-            perf_counter() - exchange.began + exchange.waited,
-            exchange.bytes_out,
-        )
-
-    def _log(
-        self,
-        head: RequestHead | None,
-        status: int,
-        target: str,
-        seconds: float,
-        size: int,
-        cause: str = "",
-        detail: str = "",
+    def _log_short(
+        self, exchange: Exchange, status: int, why: str, detail: str, answer: bytes = b""
     ) -> None:
         log = self.worker.access_log
         if log is not None:
-            log.write(self.client_ip, head, status, target, seconds, size, cause, detail)
+            log.cut_short(self, exchange, status, why, detail, answer)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from random import random
 
 from fastlb.data_plane.client_address import TrustedProxies
 from fastlb.data_plane.request_head import ForwardedFields, RequestHead, listener_host
 from fastlb.data_plane.splice import reset_at_close
 from fastlb.data_plane.target_runtime import GroupRuntime
-from fastlb.data_plane.tcp_server import TcpConnection
+from fastlb.data_plane.tcp_server import TcpConnection, TcpEnd
 from fastlb.data_plane.worker_state import WorkerState
 from fastlb.model.listener import Forward, Listener
 from fastlb.model.matching import Router, choose_group
@@ -27,6 +28,7 @@ class HttpListener:
         "_fields",
         "draining",
         "host",
+        "key",
         "only_group",
         "port",
         "router",
@@ -41,6 +43,7 @@ class HttpListener:
 
     def _set(self, settings: Listener) -> None:
         self.settings = settings
+        self.key = f"http://{settings.address}"
         self.port = str(settings.address.port).encode()
         self.host = listener_host(settings.address)
         self.trusted = TrustedProxies(settings.trusted_proxies)
@@ -133,11 +136,12 @@ class TcpListener:
     """One TCP Listener: each connection goes to a group by the weights of its Forward. A reload changes
     it in place, for new connections."""
 
-    __slots__ = ("_state", "draining", "settings")
+    __slots__ = ("_state", "draining", "key", "settings")
 
     def __init__(self, state: WorkerState, settings: Listener) -> None:
         self._state = state
         self.settings = settings
+        self.key = f"tcp://{settings.address}"
         self.draining = False
 
     def update(self, settings: Listener, groups: dict[str, GroupRuntime]) -> bool:
@@ -151,11 +155,34 @@ class TcpListener:
         connection.setblocking(False)
         forward = self.settings.default
         if refused or not isinstance(forward, Forward):
+            if self._state.access_log is not None:
+                why, detail = "connection_limit_reached", "too many connections"
+                end = TcpEnd((), 0, 0, 0.0, -1.0, 0.0, why, detail)
+                self._logged(connection, address, "-")(end)
             reset_at_close(connection)
             connection.close()
             return
         group = self._state.targets.groups[choose_group(forward, random())]
+        logged = None
+        if self._state.access_log is not None:
+            logged = self._logged(connection, address, group.name)
         timeout = self.settings.idle_timeout
-        opened = TcpConnection(self._state, group, timeout, connection, address)
+        opened = TcpConnection(self._state, group, timeout, connection, address, logged)
         opened.listener = self
         opened.start()
+
+    def _logged(
+        self, connection: socket.socket, address: str, group: str
+    ) -> Callable[[TcpEnd], None]:
+        """Writes the connection into the access log that there is when it ends."""
+        try:
+            port = connection.getpeername()[1]
+        except OSError:
+            port = 0  # it is reset already
+
+        def ended(end: TcpEnd) -> None:
+            log = self._state.access_log
+            if log is not None:
+                log.tcp(self.key, address, port, group, end)
+
+        return ended

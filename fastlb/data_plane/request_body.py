@@ -23,6 +23,7 @@ class RequestBody:
         "_held",
         "_held_bytes",
         "_left",
+        "_length",
         "_limit",
         "_replays",
         "done",
@@ -31,7 +32,7 @@ class RequestBody:
     def __init__(self, head: RequestHead, limit: int | None) -> None:
         block = head.block
         self.done = False
-        self._left = block.content_length
+        self._left = self._length = block.content_length
         self._decoder = ChunkedDecoder() if block.chunked else None
         self._limit = limit
         self._bytes = 0
@@ -84,6 +85,11 @@ class RequestBody:
     def holds_too_much(self) -> bool:
         """Whether no more should be read before a target takes what is held."""
         return self._held_bytes >= HELD_BYTES
+
+    @property
+    def received(self) -> int:
+        """Bytes of the body that have come, without the framing of chunks."""
+        return self._length - self._left + self._bytes
 
     @property
     def is_whole(self) -> bool:

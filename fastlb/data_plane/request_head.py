@@ -378,9 +378,9 @@ def glimpse(head: bytes) -> RequestHead | None:
     return RequestHead(
         line[1],
         line[2],
-        b"",
+        line[0],
         HeaderBlock(
-            raw=b"",
+            raw=head[line.end() :],
             forwarded=b"",
             rest=b"",
             host=host,

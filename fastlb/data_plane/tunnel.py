@@ -35,7 +35,7 @@ class Tunnel:
         to_client: bytes,
         to_target: bytes,
         idle_timeout: float,
-        on_end: Callable[[Pump], None],
+        on_end: Callable[[Pump, str], None],
         listener: object = None,
     ) -> None:
         self.armed_tick = 0
@@ -67,7 +67,7 @@ class Tunnel:
     def abort(self, reason: str) -> None:
         self._pump.abort(reason)
 
-    def _done(self, pump: Pump, _reason: str) -> None:
+    def _done(self, pump: Pump, reason: str) -> None:
         self._owner.timers.disarm(self)
         self._owner.connection_closed(self)
-        self._on_end(pump)
+        self._on_end(pump, reason)

@@ -13,19 +13,20 @@ import os
 import resource
 import signal
 import socket
-import threading
 import time
+from pathlib import Path
 
 import uvloop
 
 from fastlb.data_plane.acceptor import Accepted, Crowd
-from fastlb.data_plane.access_log import AccessLog
+from fastlb.data_plane.access_log import AccessLog, lines_of
 from fastlb.data_plane.http_server import HttpConnection
 from fastlb.data_plane.listener_runtime import HttpListener
 from fastlb.data_plane.listening import LAST_ACCEPTS, Listening
 from fastlb.data_plane.worker_state import WorkerState
 from fastlb.errors import FastlbError
-from fastlb.logs import start_logging
+from fastlb.logs import keep_log, start_logging
+from fastlb.model.configuration import Configuration
 from fastlb.target_table.counters import ROW, Counters
 from fastlb.target_table.counters import Worker as Head
 from fastlb.target_table.handover import answer_takeover, bind_handover_socket
@@ -36,6 +37,7 @@ from fastlb.target_table.pipe import (
     Missing,
     Ready,
     Relieve,
+    Reopen,
     Retire,
     Stop,
     TableChanged,
@@ -67,7 +69,9 @@ def worker_main(start: WorkerStart) -> None:
     # supervisor alone decides what follows.
     for ignored in _SUPERVISORS_SIGNALS:
         signal.signal(ignored, signal.SIG_IGN)
-    stop_logging = start_logging("info", f"worker {start.index} (pid {os.getpid()})")
+    name = f"worker {start.index} (pid {os.getpid()})"
+    stop_logging = start_logging("info", name, start.log_format, start.index)
+    stop_keeping = keep_log(Path(start.log), start.index) if start.log else None
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -77,6 +81,8 @@ def worker_main(start: WorkerStart) -> None:
         loop.run_until_complete(Worker(loop, start).run())
     finally:
         loop.close()
+        if stop_keeping is not None:
+            stop_keeping()
         stop_logging()
 
 
@@ -99,7 +105,7 @@ class Worker:
         """The rows that count, of the workers that live without a supervisor."""
         self._orphaned = False
         self._instance_ends = False
-        self._access_log_path = "off"
+        self._access_log_is = ("off", "json")
         self._ended: asyncio.Future[None] = loop.create_future()
         self._listening = Listening(
             self._state, self._crowd, start, self._http_accepted, self._relieve, self._missing
@@ -203,23 +209,29 @@ class Worker:
     def _configure(self, snapshot: Snapshot) -> None:
         config = snapshot.config
         logging.getLogger().setLevel(config.log_level.upper())
-        self._open_access_log(config.access_log)
+        self._open_access_log(config)
         self._listening.configure(snapshot)
 
-    def _open_access_log(self, path: str) -> None:
+    def _open_access_log(self, config: Configuration) -> None:
         """Where it is another than before. One that cannot be opened leaves the old one in use."""
-        old = self._state.access_log
-        if path == self._access_log_path:
+        state = self._state
+        old = state.access_log
+        wanted = config.access_log, config.access_log_format
+        if wanted == self._access_log_is:
             return
         try:
-            self._state.access_log = AccessLog(path) if path != "off" else None
+            lines = lines_of(config.access_log_format, config.name, os.getpid())
+            state.access_log = (
+                AccessLog(config.access_log, lines) if config.access_log != "off" else None
+            )
         except OSError as error:
             what = "the former access log goes on" if old is not None else "no access log"
-            log.error("%s: cannot open %s: %s", what, path, error.strerror or error)
+            log.error("%s: %s", what, error.strerror or error)
             return
-        self._access_log_path = path
-        if old is not None:  # in a thread, for it waits for what is queued
-            threading.Thread(target=old.close, name="access-log-end", daemon=True).start()
+        self._access_log_is = wanted
+        if old is not None:
+            state.log_dropped += old.dropped
+            old.close(0)
 
     def _assign(self, snapshot: Snapshot) -> None:
         slots, index = snapshot.slots, self._start.index
@@ -303,6 +315,9 @@ class Worker:
                 self._listening.take(message)
                 if self._snapshot is not None and not self._state.draining:
                     self._assign(self._snapshot)
+            elif isinstance(message, Reopen):
+                if self._state.access_log is not None:
+                    self._state.access_log.reopen(message.number)
             elif isinstance(message, Stop):
                 self._end()
         if changed:

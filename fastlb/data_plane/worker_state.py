@@ -65,6 +65,8 @@ class WorkerState:
         self.targets = TargetTable(loop, counters, row, self._report, self._new_target)
         self.connections: set[Connection] = set()
         self.access_log: AccessLog | None = None
+        self.log_dropped = 0
+        """By access logs that were closed."""
         self.draining = False
         self.drain_grace = DRAIN_GRACE
         self.generation = 0
@@ -125,11 +127,16 @@ class WorkerState:
         row[Worker.ACCEPT_PAUSES] = self.accept_pauses
         row[Worker.HELD] = self.targets.held
         row[Worker.LEAVING] = self.leaving
+        if self.access_log is not None:
+            row[Worker.LOG_DROPPED] = self.log_dropped + self.access_log.dropped
+            row[Worker.LOG_REOPENED] = self.access_log.reopened
         self.targets.flush()
 
     def on_tick(self) -> None:
         """Ten times a second: store the counts, close idle pooled connections, go on draining."""
         self._renew_trace_prefix()
+        if self.access_log is not None:
+            self.access_log.on_tick()
         self.flush()
         now = self.timers.now
         for target in self.targets.targets.values():

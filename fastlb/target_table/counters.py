@@ -52,6 +52,10 @@ class Worker(IntEnum):
     """Requests and TCP connections that wait for a first instance of their group now."""
     LEAVING = 40
     """HTTP connections of removed listeners, which may still send a request."""
+    LOG_DROPPED = 60
+    """Lines of the access log that were lost, since the file did not take them in time."""
+    LOG_REOPENED = 61
+    """The number of the last `Reopen` that the worker has followed."""
 
 
 class Cell(IntEnum):

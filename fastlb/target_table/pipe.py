@@ -54,6 +54,9 @@ class WorkerStart:
     pipe: socket.socket
     run_dir: str
     bindings: dict[str, int] = field(default_factory=dict)
+    log: str = ""
+    """The file in which the newest log lines are kept; empty for none."""
+    log_format: str = "human"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +94,14 @@ class Listen:
     first: int
     count: int
     fds: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Reopen:
+    """To a worker: open the access log by its name anew. `number` grows with each one, and stands in
+    the counters when that is done."""
+
+    number: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,13 +149,23 @@ class Missing:
 
 
 Message = (
-    TableChanged | Drain | Retire | Listen | Stop | Ready | Evidence | Relieve | Wanted | Missing
+    TableChanged
+    | Drain
+    | Retire
+    | Listen
+    | Reopen
+    | Stop
+    | Ready
+    | Evidence
+    | Relieve
+    | Wanted
+    | Missing
 )
 
 _KINDS: dict[str, type[Any]] = {
     cls.__name__: cls
     for cls in (
-        *(TableChanged, Drain, Retire, Listen, Stop),
+        *(TableChanged, Drain, Retire, Listen, Reopen, Stop),
         *(Ready, Evidence, Relieve, Wanted, Missing),
     )
 }
