@@ -22,6 +22,7 @@ from fastlb.control_plane.control_socket import Command, ControlSocket
 from fastlb.control_plane.group_targets import Parts
 from fastlb.control_plane.health_monitor import HealthMonitor
 from fastlb.control_plane.listen_sockets import ListenSockets
+from fastlb.control_plane.listener_columns import ListenerColumns
 from fastlb.control_plane.orphans import Orphans
 from fastlb.control_plane.publication import Publication
 from fastlb.control_plane.reload import Load, Reload
@@ -46,6 +47,7 @@ from fastlb.model.configuration import Configuration
 from fastlb.model.listener import Forward
 from fastlb.target_table.counters import Counters
 from fastlb.target_table.counters import Worker as Head
+from fastlb.target_table.handover import listener_key
 from fastlb.target_table.layout import Snapshot
 from fastlb.target_table.pipe import (
     Evidence,
@@ -147,6 +149,8 @@ class Supervisor:
         self.counters = Counters()
         cleanup.callback(self.counters.close)
         self.totals = Totals(self.counters, count)
+        self.columns = ListenerColumns(self.totals.forget_listener)
+        self.columns.assign(listener_key(one) for one in self.configuration.listeners)
         self._publication = Publication(self._writer, self._snapshot, self._on_published)
         cleanup.callback(self._publication.end)
         self.registry = TargetRegistry(
@@ -166,6 +170,7 @@ class Supervisor:
         )
         self.scaling = Scaling(given, used_groups(given), run_dir, parts)
         self.registry.told = self.scaling.told
+        self.registry.released = self.totals.retire
         self.scaling.adopt()
         self.registry.seed(left.health)
         self._for_workers = with_holds(self.configuration)
@@ -264,7 +269,8 @@ class Supervisor:
 
     def _snapshot(self) -> Snapshot:
         entries = self.registry.entries()
-        return Snapshot(self._for_workers, self._config_id, entries, self.slots)
+        columns = self.columns.items()
+        return Snapshot(self._for_workers, self._config_id, entries, self.slots, columns)
 
     def _on_published(self) -> None:
         self._pool.broadcast(TableChanged())
@@ -275,7 +281,9 @@ class Supervisor:
 
     def _on_died(self, worker: Worker, pid: int) -> None:
         self.hung.discard(worker.index)
-        self.totals.absorb(worker.index, self.registry.entries())
+        targets = (*self.registry.entries(), *self.registry.leaving())
+        columns = [column for _, column in self.columns.items()]
+        self.totals.absorb(worker.index, targets, columns)
         self._run_dir.remove_worker_socket(pid)
         self._assign()
 
