@@ -18,6 +18,7 @@ from dataclasses import replace
 
 import uvloop
 
+from fastlb.control_plane.administration import Administration
 from fastlb.control_plane.control_socket import Command, ControlSocket
 from fastlb.control_plane.group_targets import Parts
 from fastlb.control_plane.health_monitor import HealthMonitor
@@ -190,6 +191,10 @@ class Supervisor:
         self._control = ControlSocket(run_dir.control_socket, commands)
         await self._control.start()
         cleanup.push_async_callback(self._control.close)
+        self._admin = Administration(given.admin, run_dir.admin_socket)
+        cleanup.push_async_callback(self._admin.end)
+        self._admin.bind()
+        self._commands = commands
 
     def _birth(self, index: int, pipe: socket.socket) -> WorkerStart:
         return WorkerStart(
@@ -209,6 +214,7 @@ class Supervisor:
         self._pool.start()
         self._monitor.start()
         self.scaling.start()
+        self._admin.start(self, self._commands)
         keeping = asyncio.create_task(self._keep_house())
         try:
             await self._publish_first()
@@ -341,6 +347,8 @@ class Supervisor:
     async def _keep_folder(self) -> None:
         """A cleaner of /tmp or an `rm` may take the folder from under a running instance."""
         if self._run_dir.intact and self._control.present:
+            if await self._admin.keep():
+                log.warning("the admin socket in %s was removed: made anew", self._run_dir.path)
             return
         if not self._run_dir.intact:
             self._run_dir.renew()
