@@ -335,6 +335,68 @@ def test_an_address_in_use_is_told(start_fastlb: Start) -> None:
     assert f"cannot listen on 127.0.0.1:{port}" in fastlb.log()
 
 
+def test_a_reload_moves_the_address_and_changes_the_token(
+    start_fastlb: Start, tmp_path: Path
+) -> None:
+    config, token = tmp_path / "fastlb.toml", tmp_path / "token"
+
+    def write(secret: str, address: str, more: str = "") -> None:
+        token.write_text(secret)
+        config.write_text(
+            '[[listeners]]\naddress = "http://127.0.0.1:0"\ndefault = { fixed_response = {} }\n'
+            f'[admin]\naddress = "{address}"\n{more}'
+        )
+
+    with_token = f'token_file = "{token}"\n'
+    write("correct-horse-battery", "127.0.0.1:0")
+    fastlb = start_fastlb("--config", str(config), listen=())
+
+    def status(url: str, secret: str = "") -> int:
+        headers = {"Authorization": f"Bearer {secret}"} if secret else {}
+        return httpx.get(f"{url}/api/v1/overview", headers=headers).status_code
+
+    def reload() -> httpx.Response:
+        with over_unix(fastlb) as own:
+            return own.post("/api/v1/reload", json={})
+
+    url = admin_url(fastlb)
+    assert status(url) == 200
+    write("correct-horse-battery", "127.0.0.1:0", with_token)
+    assert reload().json()["changed"] == ["admin.token_file"]
+    assert (status(url), status(url, "correct-horse-battery")) == (401, 200)
+    write("another-horse-battery", "127.0.0.1:0", with_token)
+    assert reload().json()["changed"] == ["admin.token_file"]
+    assert status(url, "another-horse-battery") == 200
+    assert status(url, "correct-horse-battery") == 401
+
+    write("", "0.0.0.0:0")
+    refused = reload()
+    assert refused.status_code == 409
+    assert "a token is needed" in refused.json()["error"]
+    write("too short", "127.0.0.1:0", with_token)
+    assert reload().status_code == 409
+    assert status(url, "another-horse-battery") == 200
+
+    other = tmp_path / "admin.sock"
+    write("another-horse-battery", f"unix:{other}", with_token)
+    assert "admin.address" in reload().json()["changed"]
+    transport = httpx.HTTPTransport(uds=str(other))
+    with httpx.Client(base_url="http://a", transport=transport) as admin:
+        right = {"Authorization": "Bearer another-horse-battery"}
+        wait_until(lambda: admin.get("/api/v1/overview", headers=right).status_code == 200)
+        assert admin.get("/api/v1/overview").status_code == 401
+
+    def gone() -> bool:
+        try:
+            return not status(url)
+        except httpx.ConnectError:
+            return True
+
+    wait_until(gone)
+    fastlb.stop()
+    assert not other.exists()
+
+
 # -- clients that mean no good
 
 
