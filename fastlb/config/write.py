@@ -40,6 +40,7 @@ def to_toml(configuration: Configuration, *, show_env: bool = True) -> str:
     lines = [*_settings(configuration)]
     if not show_env and any(group.launch_template.env for group in scaled):
         lines.insert(0, f'# Values of `env` are hidden as "{HIDDEN}"; --show-env shows them.')
+    lines += ["", "[admin]", *_settings(configuration.admin)]
     for listener in configuration.listeners:
         lines += ["", "[[listeners]]", *_listener(listener)]
     for group in configuration.target_groups:

@@ -14,9 +14,12 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
+from fastlb.control_plane.administration import Administration
+from fastlb.control_plane.administration import Prepared as PreparedAdmin
 from fastlb.control_plane.departures import Departures
 from fastlb.control_plane.group_targets import Parts
 from fastlb.control_plane.listen_sockets import ListenSockets, SocketChange
+from fastlb.control_plane.listener_columns import ListenerColumns
 from fastlb.control_plane.operator_overrides import OperatorOverrides
 from fastlb.control_plane.scaling import Scaling, with_holds
 from fastlb.control_plane.surroundings import check_access_log
@@ -28,7 +31,7 @@ from fastlb.model.auto_scaling import AutoScalingGroup
 from fastlb.model.configuration import Configuration
 from fastlb.model.listener import Forward, Listener
 from fastlb.model.target_group import TargetGroup
-from fastlb.target_table.counters import ROWS
+from fastlb.target_table.counters import LISTENERS, ROWS
 from fastlb.target_table.counters import Worker as Head
 from fastlb.target_table.handover import listener_key
 from fastlb.target_table.layout import SLOT_BYTES, Snapshot, SnapshotCodec
@@ -55,10 +58,13 @@ class Prepared:
     sockets: SocketChange
     resolved: Mapping[Address, list[Address]]
     lingering: Lingering
+    admin: PreparedAdmin | None = None
 
     def close(self) -> None:
         """Close what was bound and did not come into force."""
         self.sockets.close()
+        if self.admin is not None:
+            self.admin.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +95,8 @@ class Reconfiguration:
     scaling: Scaling
     departures: Departures
     overrides: OperatorOverrides
+    columns: ListenerColumns
+    administration: Administration
     swap: Callable[[Configuration], None]
     is_stopping: Callable[[], bool]
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -120,10 +128,14 @@ class Reconfiguration:
             self.parts.registry.check(configuration.target_groups, resolved)
             self.scaling.check(configuration, used)
             _check_size(configuration, len(self.parts.registry), change.slots)
+            keys = {listener_key(one) for one in configuration.listeners}
+            if len(keys) > LISTENERS:
+                raise FastlbError(f"{len(keys)} listeners: at most {LISTENERS} can be")
+            admin = self.administration.prepare(given.admin)
         except BaseException:
             change.close()
             raise
-        return Prepared(given, configuration, change, resolved, lingering)
+        return Prepared(given, configuration, change, resolved, lingering, admin)
 
     def _bind(
         self, given: Configuration, slots: int
@@ -173,6 +185,7 @@ class Reconfiguration:
             self.pool.broadcast(message, [one.fileno() for one in sockets])
         # Whoever has them can serve them, were this process killed now.
         self.sockets.listen(change)
+        self.columns.assign(listener_key(one) for one in configuration.listeners)
         surplus = self.pool.surplus(configuration.workers)
         self.pool.grow(configuration.workers)
         self._see_rows()
@@ -182,6 +195,9 @@ class Reconfiguration:
         logging.getLogger().setLevel(configuration.log_level.upper())
         self._change = SocketChange(removed=change.removed)
         change.removed = []
+        admin, prepared.admin = prepared.admin, None
+        if admin is not None:
+            self.administration.apply(admin)
 
     def _take_over(
         self,

@@ -22,7 +22,7 @@ log = logging.getLogger("fastlb")
 
 LIVE = frozenset(
     {
-        *("listeners", "target_groups", "auto_scaling_groups"),
+        *("listeners", "target_groups", "auto_scaling_groups", "admin"),
         *("workers", "max_connections", "drain_timeout"),
         *("access_log", "access_log_format", "log_level", "watch"),
     }

@@ -3,6 +3,7 @@
     lock               flock'ed by the live supervisor for its whole life; holds its pid
     control.sock       `fastlb status` asks here
     takeover.sock      a new supervisor asks the living one here to hand over
+    admin.sock         the admin server over HTTP
     worker-<pid>.sock  one a worker: a supervisor that takes over asks here
     overrides.json     what operators said of targets, for a supervisor that takes over
     log.jsonl, .1      the newest log lines of all processes, for `fastlb logs`
@@ -24,6 +25,7 @@ LOCK = "lock"
 CONTROL = "control.sock"
 TAKEOVER = "takeover.sock"
 LOG = "log.jsonl"
+ADMIN = "admin.sock"
 WORKER_SOCKETS = "worker-*.sock"
 LONGEST_SOCKET = "/worker-4194304.sock"
 UNIX_PATH_BYTES = 107
@@ -112,6 +114,10 @@ class RunDir:
     def log(self) -> Path:
         return self.path / LOG
 
+    @property
+    def admin_socket(self) -> Path:
+        return self.path / ADMIN
+
     def worker_sockets(self) -> list[Path]:
         """Of all workers, dead ones included."""
         return sorted(self.path.glob(WORKER_SOCKETS))
@@ -140,6 +146,7 @@ class RunDir:
             (self.path / TAKEOVER).unlink(missing_ok=True)
             for log in (self.log, older(self.log)):
                 log.unlink(missing_ok=True)
+            (self.path / ADMIN).unlink(missing_ok=True)
             (self.path / LOCK).unlink(missing_ok=True)
             try:
                 self.path.rmdir()

@@ -20,12 +20,14 @@ import uvloop
 
 from fastlb.child_process import UNREAPED
 from fastlb.control_plane.activation import passed_sockets
+from fastlb.control_plane.administration import Administration
 from fastlb.control_plane.control_socket import Command, ControlSocket
 from fastlb.control_plane.departures import Departures
 from fastlb.control_plane.group_targets import Parts
 from fastlb.control_plane.health_monitor import HealthMonitor
 from fastlb.control_plane.left_behind import stay
 from fastlb.control_plane.listen_sockets import ListenSockets
+from fastlb.control_plane.listener_columns import ListenerColumns
 from fastlb.control_plane.log_reopening import LogReopening
 from fastlb.control_plane.operator_overrides import OperatorOverrides
 from fastlb.control_plane.orphans import Orphans
@@ -224,6 +226,8 @@ class Supervisor:
         self.counters = Counters()
         cleanup.callback(self.counters.close)
         self.totals = Totals(self.counters, count)
+        self.columns = ListenerColumns(self.totals.forget_listener)
+        self.columns.assign(listener_key(one) for one in self.configuration.listeners)
         self._publication = Publication(self._writer, self._snapshot, self._on_published)
         cleanup.callback(self._publication.end)
         self.overrides = OperatorOverrides(run_dir.path)
@@ -250,9 +254,15 @@ class Supervisor:
         cleanup.push_async_callback(self._end_scaling)
         self.registry.left = self.overrides.left
         self.overrides.keep({key_of(one.group.name, one.target) for one in self.registry})
+        self.registry.released = self.totals.retire
         self.registry.seed(left.health)
         self._for_workers = with_holds(self.configuration)
         self._bindings = self._bound()
+
+        self._admin = Administration(run_dir.admin_socket)
+        cleanup.push_async_callback(self._admin.end)
+        if self._tenure.in_charge:
+            self._admin.apply(self._admin.prepare(given.admin))
 
         hooks = PoolHooks(self._on_ready, self._on_died, self._on_message)
         self._pool = WorkerPool(count, self._main, self._birth, hooks)
@@ -268,6 +278,8 @@ class Supervisor:
             self.scaling,
             departures,
             self.overrides,
+            self.columns,
+            self._admin,
             self._swap,
             lambda: self.draining or self._tenure.passing_on or not self._tenure.in_charge,
         )
@@ -299,6 +311,7 @@ class Supervisor:
             self.counters,
             self.totals,
             self.registry,
+            self.columns,
             self._pool,
             self._control,
             self._leave_instances,
@@ -368,6 +381,7 @@ class Supervisor:
         keeping = asyncio.create_task(self._keep_house())
         try:
             await self._publish_first()
+            self._admin.start(self, self._commands)
             self._tick()
             self._watch.set(self.configuration.watch)
             charge = asyncio.create_task(self._take_charge())
@@ -402,8 +416,11 @@ class Supervisor:
     async def _take_charge(self) -> None:
         """Once all workers are ready; the service manager is told then."""
         await self._all_ready.wait()
+        was_in_charge = self._tenure.in_charge
         for target_group in await self._tenure.take_charge():
             self.scaling.wanted(target_group)
+        if not was_in_charge:
+            await self._admin.take_over(self.configuration.admin)
         self._manager.watch(self._is_well)
         self._end_orphans()
 
@@ -477,6 +494,7 @@ class Supervisor:
             self.slots,
             self._bindings,
             self._pool.rows,
+            self.columns.items(),
         )
 
     def _swap(self, configuration: Configuration) -> None:
@@ -502,7 +520,9 @@ class Supervisor:
 
     def _on_died(self, worker: Worker, pid: int) -> None:
         self.hung.discard(worker.index)
-        self.totals.absorb(worker.index, self.registry.entries(), self.registry.columns)
+        targets = (*self.registry.entries(), *self.registry.leaving())
+        listeners = [column for _, column in self.columns.items()]
+        self.totals.absorb(worker.index, targets, self.registry.columns, listeners)
         if worker.retired:
             self._publication.changed()  # the others need not look at its row any more
         self._run_dir.remove_worker_socket(pid)
@@ -569,6 +589,8 @@ class Supervisor:
             return
         present = self._control.present and self._tenure.present
         if self._run_dir.intact and present:
+            if self._admin.keep():
+                log.warning("the admin socket in %s was removed: made anew", self._run_dir.path)
             return
         if not self._run_dir.intact:
             self._run_dir.renew()

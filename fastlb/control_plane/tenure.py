@@ -24,6 +24,7 @@ from fastlb.control_plane.control_socket import Answer, Command, ControlSocket
 from fastlb.control_plane.inherited_totals import InheritedTotals, export
 from fastlb.control_plane.left_behind import prepare_to_stay
 from fastlb.control_plane.listen_sockets import ListenSockets
+from fastlb.control_plane.listener_columns import ListenerColumns
 from fastlb.control_plane.predecessor import Estate, Predecessor
 from fastlb.control_plane.run_dir import TAKEOVER, RunDir
 from fastlb.control_plane.service_manager import ServiceManager
@@ -62,6 +63,7 @@ class Belongings:
     counters: Counters
     totals: Totals
     registry: TargetRegistry
+    columns: ListenerColumns
     pool: WorkerPool
     control: ControlSocket
     leave_instances: Callable[[], Awaitable[None]]
@@ -152,7 +154,7 @@ class Tenure:
                 "they cannot be taken over; give them ports"
             )
         real = estate.concrete(listeners)
-        entries = _entries(estate)
+        entries, columns = _counted(estate)
         left = await asyncio.to_thread(take_over_from_living, run_dir, estate, real)
         for key in estate.words.get("kept", ()):
             self._keep(str(key), left.sockets.get(str(key), ())[:1])
@@ -161,7 +163,7 @@ class Tenure:
             if found is not None:
                 left.sockets[listener_key(asked)] = found
         rows = int(estate.words.get("rows", 0))
-        self._inherited = InheritedTotals(Counters(estate.counters), rows, entries)
+        self._inherited = InheritedTotals(Counters(estate.counters), rows, entries, columns)
         return left
 
     def _keep(self, key: str, sockets: Sequence[socket.socket]) -> None:
@@ -350,14 +352,15 @@ class Tenure:
         since = time.monotonic() - WANTED_FOR
         addresses = {(one.group, one.address) for one in own.registry.entries()}
         return {
-            "dead": export(own.totals, self._inherited, addresses),
+            "dead": export(own.totals, self._inherited, addresses, own.columns.items()),
             "wanted": [name for name, at in self._wanted.items() if at >= since],
         }
 
 
-def _entries(estate: Estate) -> tuple[TargetEntry, ...]:
+def _counted(estate: Estate) -> tuple[tuple[TargetEntry, ...], tuple[tuple[str, int], ...]]:
+    """What has columns in the other supervisor's counters: targets, and listeners by their keys."""
     try:
         found = last_snapshot(estate.given.table)
     except ValueError:
-        return ()
-    return found.targets if found is not None else ()
+        return (), ()
+    return (found.targets, found.listener_columns) if found is not None else ((), ())

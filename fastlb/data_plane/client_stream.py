@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import socket
 
+from fastlb.data_plane.listener_counts import ListenerCounts
 from fastlb.data_plane.splice import reset_at_close
 from fastlb.data_plane.stream import Stream
 from fastlb.data_plane.timers import TICK
@@ -33,14 +34,16 @@ class ClientStream(Stream):
         "_turn",
         "_writable",
         "armed_tick",
+        "counts",
         "deadline",
         "idle_timeout",
         "worker",
     )
 
-    def __init__(self, worker: WorkerState, idle_timeout: float) -> None:
+    def __init__(self, worker: WorkerState, counts: ListenerCounts, idle_timeout: float) -> None:
         super().__init__(worker.loop, worker.reactor)
         self.worker = worker
+        self.counts = counts
         self.idle_timeout = idle_timeout
         self.armed_tick = 0
         self.deadline = 0.0
@@ -59,7 +62,7 @@ class ClientStream(Stream):
     # -- writing and reading
 
     def write(self, data: bytes) -> None:
-        self.worker.bytes_out += len(data)
+        self.counts.bytes_out += len(data)
         if self.to_send:
             self.to_send += data
         else:
@@ -72,7 +75,7 @@ class ClientStream(Stream):
         """Write `head` and `data[at:]`; what is much is not copied together."""
         size = len(head) + len(data) - at
         if size > SEND_BYTES:
-            self.worker.bytes_out += size
+            self.counts.bytes_out += size
             self.send_parts(head, data, at)
         else:
             self.write(head + data[at:])

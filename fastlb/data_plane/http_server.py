@@ -68,7 +68,7 @@ class HttpConnection(ClientStream):
     def __init__(
         self, worker: WorkerState, listener: HttpListener, peer: str, refused: bool
     ) -> None:
-        super().__init__(worker, listener.settings.idle_timeout)
+        super().__init__(worker, listener.counts, listener.settings.idle_timeout)
         self.listener = listener
         self.fields = listener.fields_for(peer)
         self.client_ip = self.fields.peer
@@ -102,7 +102,7 @@ class HttpConnection(ClientStream):
             self.worker.access_log.meet(self)
 
     def data_received(self, data: bytes) -> None:
-        self.worker.bytes_in += len(data)
+        self.counts.bytes_in += len(data)
         exchange = self._exchange
         if exchange is None:
             if self._turn < CLIENT:
@@ -249,7 +249,7 @@ class HttpConnection(ClientStream):
     def _begin(self, head: RequestHead, rest: bytes) -> None:
         """One request has come; `rest` is its body and what follows."""
         worker = self.worker
-        worker.requests += 1
+        self.counts.requests += 1
         group = self.listener.only_group
         if group is None or self.fields.trusted or self.refused:
             try:
@@ -343,7 +343,7 @@ class HttpConnection(ClientStream):
     def moved(self, count: int) -> None:
         exchange = self._exchange
         assert exchange is not None
-        self.worker.bytes_in += count
+        self.counts.bytes_in += count
         exchange.on_body_moved(count)
         if exchange.request_done:
             self.sink = None
@@ -370,7 +370,7 @@ class HttpConnection(ClientStream):
         body_to_come = bool(block.chunked or block.content_length)
         keep = block.keep_alive and not body_to_come and not self.listener.draining
         data = action_answer(action, head, facts, time(), keep=keep)
-        self.worker.count_status(action.status)
+        self.counts.statuses[action.status // 100] += 1
         log = self.worker.access_log
         if log is not None:
             kind = "redirect" if isinstance(action, Redirect) else "fixed-response"
@@ -404,7 +404,7 @@ class HttpConnection(ClientStream):
         return self
 
     def count_written(self, count: int) -> None:
-        self.worker.bytes_out += count
+        self.counts.bytes_out += count
 
     def await_body(self) -> None:
         self.await_for(self.idle_timeout)
@@ -428,12 +428,12 @@ class HttpConnection(ClientStream):
         exchange.bytes_out = len(data) - at
         if head.kept is not head.raw:
             data = head.kept + data[at:]
-        worker.bytes_out += len(data)
+        self.counts.bytes_out += len(data)
         self.to_send = data
         self.reactor.send_soon(self)
         self._exchange = None
         worker.retries.active -= 1
-        worker.statuses[exchange.status // 100] += 1
+        self.counts.statuses[exchange.status // 100] += 1
         if worker.access_log is not None:
             exchange.head_out = len(head.kept)
             worker.access_log.complete(self, exchange)
@@ -481,7 +481,7 @@ class HttpConnection(ClientStream):
         exchange.over = True
         worker = self.worker
         worker.retries.active -= 1
-        worker.count_status(101)
+        self.counts.statuses[1] += 1
         connection.receiver = None
         target.answering += 1
         ahead, self._ahead = self._ahead, b""
@@ -498,6 +498,7 @@ class HttpConnection(ClientStream):
 
         tunnel = Tunnel(
             worker,
+            self.counts,
             target,
             client_socket,
             target_socket,
@@ -519,7 +520,7 @@ class HttpConnection(ClientStream):
         self._exchange = None
         worker = self.worker
         worker.retries.active -= 1
-        worker.statuses[exchange.status // 100] += 1
+        self.counts.statuses[exchange.status // 100] += 1
         if worker.access_log is not None:
             worker.access_log.complete(self, exchange)
         if self._closing:
@@ -537,7 +538,7 @@ class HttpConnection(ClientStream):
 
     def on_exchange_cut(self, exchange: Exchange, error: RequestError) -> None:
         self._exchange = None
-        self.worker.errors += 1
+        self.counts.errors += 1
         self._count(exchange, exchange.status, error.cause, f"cut: {error.detail}")
         self.cut()
 
@@ -584,7 +585,7 @@ class HttpConnection(ClientStream):
             exchange.abandon()
             if exchange.status:
                 self.worker.retries.active -= 1
-                self.worker.errors += 1
+                self.counts.errors += 1
                 self._log_short(exchange, exchange.status, error.cause, f"cut: {error.detail}")
                 self.cut()
                 return
@@ -600,8 +601,8 @@ class HttpConnection(ClientStream):
         keep: bool,
     ) -> None:
         worker = self.worker
-        worker.errors += 1
-        worker.count_status(error.status)
+        self.counts.errors += 1
+        self.counts.statuses[error.status // 100] += 1
         keep = (
             keep
             and head is not None
@@ -692,7 +693,7 @@ class HttpConnection(ClientStream):
         worker = self.worker
         worker.retries.active -= 1
         if status:
-            worker.count_status(status)
+            self.counts.statuses[status // 100] += 1
         self._log_short(exchange, status or 499, why, detail)
 
     def _log_short(

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from random import random
 
 from fastlb.data_plane.client_address import TrustedProxies
+from fastlb.data_plane.listener_counts import ListenerCounts
 from fastlb.data_plane.request_head import ForwardedFields, RequestHead, listener_host
 from fastlb.data_plane.splice import reset_at_close
 from fastlb.data_plane.target_runtime import GroupRuntime
@@ -26,6 +27,7 @@ class HttpListener:
 
     __slots__ = (
         "_fields",
+        "counts",
         "draining",
         "host",
         "key",
@@ -36,7 +38,13 @@ class HttpListener:
         "trusted",
     )
 
-    def __init__(self, settings: Listener, groups: dict[str, GroupRuntime]) -> None:
+    def __init__(
+        self,
+        settings: Listener,
+        groups: dict[str, GroupRuntime],
+        counts: ListenerCounts | None = None,
+    ) -> None:
+        self.counts = counts or ListenerCounts()
         self.draining = False
         self._set(settings)
         self.find_group(groups)
@@ -136,11 +144,12 @@ class TcpListener:
     """One TCP Listener: each connection goes to a group by the weights of its Forward. A reload changes
     it in place, for new connections."""
 
-    __slots__ = ("_state", "draining", "key", "settings")
+    __slots__ = ("_state", "counts", "draining", "key", "settings")
 
-    def __init__(self, state: WorkerState, settings: Listener) -> None:
+    def __init__(self, state: WorkerState, settings: Listener, counts: ListenerCounts) -> None:
         self._state = state
         self.settings = settings
+        self.counts = counts
         self.key = f"tcp://{settings.address}"
         self.draining = False
 
@@ -167,7 +176,9 @@ class TcpListener:
         if self._state.access_log is not None:
             logged = self._logged(connection, address, group.name)
         timeout = self.settings.idle_timeout
-        opened = TcpConnection(self._state, group, timeout, connection, address, logged)
+        opened = TcpConnection(
+            self._state, self.counts, group, timeout, connection, address, logged
+        )
         opened.listener = self
         opened.start()
 

@@ -87,9 +87,9 @@ class Listening:
         if known is not None:
             return known if known.update(settings, groups) else None
         if settings.protocol == "tcp":
-            known = TcpListener(self._state, settings)
+            known = TcpListener(self._state, settings, self._state.counts_of(key))
         else:
-            known = HttpListener(settings, groups)
+            known = HttpListener(settings, groups, self._state.counts_of(key))
         known.draining = self._state.draining
         self._listeners[key] = known
         return None

@@ -61,6 +61,7 @@ class TargetRuntime:
         "in_flight",
         "index",
         "key",
+        "latency",
         "pool",
         "queue_wait_us",
         "queued",
@@ -96,6 +97,8 @@ class TargetRuntime:
         self._awaited_since = 0
         self.heard = False
         self.histogram = [0] * BUCKETS
+        self.latency = 0.0
+        """The sum of what the histogram holds, in seconds."""
         self.pool: Any = None
         """The HTTP side's TargetPool, which this module does not know; it needs close and forget."""
         self.entry = entry
@@ -147,6 +150,7 @@ class TargetRuntime:
                 self.histogram[QUICK_BUCKETS[elapsed]] += 1
             else:
                 self.histogram[bucket_of(elapsed)] += 1
+            self.latency += seconds
         if not self._dirty:
             self._dirty = True
             self._table.dirty.append(self)
@@ -236,6 +240,7 @@ class TargetRuntime:
         cells[base + Cell.BYTES_OUT] = self.bytes_out
         cells[base + Cell.QUEUED] = self.queued
         cells[base + Cell.QUEUE_WAIT_US] = self.queue_wait_us
+        cells[base + Cell.LATENCY_US] = int(self.latency * 1e6)
         if self.heard:
             self.heard = False
             cells[base + Cell.LAST_BYTE_NS] = now_ns

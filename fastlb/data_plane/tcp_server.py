@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from fastlb.data_plane.listener_counts import ListenerCounts
 from fastlb.data_plane.splice import Pump, reset_at_close
 from fastlb.data_plane.target_pool import LOCAL_ERRORS, is_refusal
 from fastlb.data_plane.target_runtime import GroupRuntime, TargetRuntime
@@ -31,14 +32,10 @@ class Owner(Protocol):
 
     loop: asyncio.AbstractEventLoop
     timers: TimerWheel
-    bytes_in: int
-    bytes_out: int
 
     def connection_opened(self, connection: TcpConnection) -> None: ...
 
     def connection_closed(self, connection: TcpConnection) -> None: ...
-
-    def count_error(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +78,7 @@ class TcpConnection:
         "_to_target",
         "_watching",
         "armed_tick",
+        "counts",
         "deadline",
         "listener",
         "tried",
@@ -90,6 +88,7 @@ class TcpConnection:
     def __init__(
         self,
         owner: Owner,
+        counts: ListenerCounts,
         group: GroupRuntime,
         idle_timeout: float,
         client: socket.socket,
@@ -100,6 +99,7 @@ class TcpConnection:
         self.deadline = 0.0
         self.listener: object = None
         """Through which it came, set by that."""
+        self.counts = counts
         self._owner = owner
         self._group = group
         self._idle_timeout = idle_timeout
@@ -167,7 +167,7 @@ class TcpConnection:
         self._give_up(self._failure or f"no target of group {self._group.settings.name} is there")
 
     def _give_up(self, detail: str, why: str = "destination_unavailable") -> None:
-        self._owner.count_error()
+        self.counts.errors += 1
         self._close(why, detail)
 
     # -- while no target can take it (hold.Held)
@@ -322,8 +322,8 @@ class TcpConnection:
         target.connection_closed()
         target.end(self._connected_in)
         owner = self._owner
-        owner.bytes_in += pump.bytes_a_to_b
-        owner.bytes_out += pump.bytes_b_to_a
+        self.counts.bytes_in += pump.bytes_a_to_b
+        self.counts.bytes_out += pump.bytes_b_to_a
         owner.timers.disarm(self)
         owner.connection_closed(self)
         self._tell_end(reason, "", pump.bytes_a_to_b, pump.bytes_b_to_a)

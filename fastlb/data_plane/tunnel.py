@@ -6,6 +6,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 
+from fastlb.data_plane.listener_counts import ListenerCounts
 from fastlb.data_plane.splice import Pump
 from fastlb.data_plane.target_runtime import TargetRuntime
 from fastlb.data_plane.worker_state import WorkerState
@@ -20,6 +21,7 @@ class Tunnel:
         "_owner",
         "_pump",
         "armed_tick",
+        "counts",
         "deadline",
         "listener",
         "target",
@@ -28,6 +30,7 @@ class Tunnel:
     def __init__(
         self,
         owner: WorkerState,
+        counts: ListenerCounts,
         target: TargetRuntime,
         client: socket.socket,
         server: socket.socket,
@@ -41,6 +44,7 @@ class Tunnel:
         self.armed_tick = 0
         self.deadline = 0.0
         self.listener = listener
+        self.counts = counts
         self.target = target
         self._owner = owner
         self._idle_timeout = idle_timeout
@@ -70,4 +74,6 @@ class Tunnel:
     def _done(self, pump: Pump, reason: str) -> None:
         self._owner.timers.disarm(self)
         self._owner.connection_closed(self)
+        self.counts.bytes_in += pump.bytes_a_to_b
+        self.counts.bytes_out += pump.bytes_b_to_a
         self._on_end(pump, reason)

@@ -193,6 +193,7 @@ class Worker:
         renewed = first or self._snapshot is None or snapshot.config_id != self._snapshot.config_id
         self._snapshot = snapshot
         state.targets.apply(snapshot)
+        state.see_columns(snapshot.listener_columns)
         state.generation = generation
         self._rows = snapshot.all_rows
         self._crowd.see_rows(self._rows)
@@ -273,6 +274,7 @@ class Worker:
         state = self._state
 
         def accepted(connection: socket.socket, address: str, refused: bool) -> None:
+            listener.counts.accepted += 1
             client = HttpConnection(state, listener, address, refused)
             try:
                 connection.setblocking(False)

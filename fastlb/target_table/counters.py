@@ -1,7 +1,8 @@
 """Counters in shared memory: one row a worker, written by that worker alone, read by everyone.
 
 Each cell is one aligned u64, stored whole, so that a reader sees an old or a new value and never a
-half. A row is a head (`Worker` cells) and one block a target (`Cell` cells, then the histogram).
+half. A row is a head (`Worker` cells, then one short block a listener of `ListenerCell` cells) and one
+block a target (`Cell` cells, then the histogram).
 Knows where the cells are and what they mean; who may write which row is the caller's affair.
 """
 
@@ -17,7 +18,10 @@ from fastlb.target_table.layout import create_memory
 ROWS = 128
 """Twice the most workers, so that a replacement never waits for the row of one that still drains."""
 TARGETS = 2048
-HEAD = 64
+LISTENERS = 256
+LISTENER_BLOCK = 16
+_WORKER_CELLS = 64
+HEAD = _WORKER_CELLS + LISTENERS * LISTENER_BLOCK
 BLOCK = 128
 ROW = HEAD + TARGETS * BLOCK
 COUNTERS_BYTES = ROWS * ROW * 8
@@ -58,6 +62,22 @@ class Worker(IntEnum):
     """The number of the last `Reopen` that the worker has followed."""
 
 
+class ListenerCell(IntEnum):
+    """Cells of a listener's block. All but CONNECTIONS only grow."""
+
+    CONNECTIONS = 0
+    ACCEPTED = 1
+    REQUESTS = 2
+    STATUS_1XX = 3
+    STATUS_2XX = 4
+    STATUS_3XX = 5
+    STATUS_4XX = 6
+    STATUS_5XX = 7
+    ERRORS = 8
+    BYTES_IN = 9
+    BYTES_OUT = 10
+
+
 class Cell(IntEnum):
     """Cells at the head of a target's block."""
 
@@ -80,6 +100,8 @@ class Cell(IntEnum):
     """Of REQUESTS, those that had been held until a target was there."""
     QUEUE_WAIT_US = 11
     """The sum of their waits, in microseconds."""
+    LATENCY_US = 12
+    """The sum of the latencies in the histogram, in microseconds."""
 
 
 HISTOGRAM = 16
@@ -195,6 +217,16 @@ class Counters:
                 totals.waiting_since_ns = max(totals.waiting_since_ns, since)
         return totals
 
+    def target_more(self, target: int, rows: int) -> tuple[int, int, int]:
+        """Bytes from the target and to it, and microseconds of latency, summed over the first `rows`
+        rows."""
+        places = [index * ROW + block(target) for index in range(rows)]
+        return (
+            sum(self.cells[at + Cell.BYTES_IN] for at in places),
+            sum(self.cells[at + Cell.BYTES_OUT] for at in places),
+            sum(self.cells[at + Cell.LATENCY_US] for at in places),
+        )
+
     def histogram(self, target: int, rows: int) -> list[int]:
         """Latency counts of one target, summed over the first `rows` rows."""
         sums = [0] * BUCKETS
@@ -207,6 +239,11 @@ class Counters:
         self.cells.release()
         self._memory.close()
         os.close(self.fd)
+
+
+def listener_block(listener: int) -> int:
+    """Where the block of a listener begins in a row."""
+    return _WORKER_CELLS + listener * LISTENER_BLOCK
 
 
 def block(target: int) -> int:

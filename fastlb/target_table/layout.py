@@ -62,6 +62,8 @@ class Snapshot:
     slots: tuple[int, ...]
     bindings: tuple[int, ...] = ()
     rows: int = 0
+    listener_columns: tuple[tuple[str, int], ...] = ()
+    """Where each listener, by `listener_key`, is counted. It keeps its column over a reload."""
 
     @property
     def all_rows(self) -> range:
@@ -85,16 +87,19 @@ class SnapshotCodec:
             (t.index, t.group, t.address, t.weight, t.backup, t.state, t.suspect, t.epoch)
             for t in snapshot.targets
         ]
-        more = (snapshot.slots, snapshot.bindings, snapshot.rows)
+        more = (snapshot.slots, snapshot.bindings, snapshot.rows, snapshot.listener_columns)
         return msgpack.packb((snapshot.config_id, self._packed, rows, *more))
 
     def decode(self, payload: bytes) -> Snapshot:
-        config_id, packed, rows, slots, bindings, counted = msgpack.unpackb(payload)
+        config_id, packed, rows, slots, bindings, counted, columns = msgpack.unpackb(payload)
         if self._config is None or config_id != self._id:
             self._config = from_plain(Configuration, msgpack.unpackb(packed))
             self._id = config_id
         targets = tuple(TargetEntry(*row) for row in rows)
-        return Snapshot(self._config, config_id, targets, tuple(slots), tuple(bindings), counted)
+        listeners = tuple((key, column) for key, column in columns)
+        return Snapshot(
+            self._config, config_id, targets, tuple(slots), tuple(bindings), counted, listeners
+        )
 
 
 def create_memory(name: str, size: int) -> int:

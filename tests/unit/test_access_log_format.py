@@ -38,7 +38,7 @@ COMBINED = re.compile(
     rf"(\S+) - - \[(\d\d/[A-Z][a-z]{{2}}/\d{{4}}:\d\d:\d\d:\d\d \+0000)\] {QUOTED} (\d{{3}}) (\d+) "
     rf"{QUOTED} {QUOTED}\n"
 )
-FIELDS = ForwardedFields(b"192.0.2.1", b"80", b"127.0.0.1:80", "append", False, False)
+FIELDS = ForwardedFields("192.0.2.1", b"192.0.2.1", b"80", b"127.0.0.1:80", "append", False, False)
 FIELD_BYTES = st.binary(max_size=60).map(
     lambda data: data.translate(None, bytes(range(32)) + b"\x7f").strip()
 )
