@@ -1,0 +1,130 @@
+// Dialogs that ask before something is done, and the notes that say what became of it.
+
+import { ask } from "./feed.js";
+import { byId, h } from "./dom.js";
+
+const NOTE_SECONDS = 8;
+const MOST_NOTES = 4;
+
+/** An outcome, read out by screen readers. What went wrong stays until it is closed. */
+export function note(text, failed = false) {
+  const notes = byId(failed ? "alerts" : "notes");
+  const close = h("button", { type: "button", class: "close", "aria-label": "Close" }, "×");
+  const element = h(
+    "div",
+    { class: failed ? "note failed" : "note" },
+    h("p", {}, text),
+    close,
+  );
+  const remove = () => element.remove();
+  close.addEventListener("click", remove);
+  notes.append(element);
+  while (notes.children.length > MOST_NOTES) notes.firstElementChild.remove();
+  if (!failed) setTimeout(remove, NOTE_SECONDS * 1000);
+}
+
+/** Do it and say what became of it; whether it was done. */
+export async function act(path, body = {}, button = null) {
+  if (button) button.disabled = true;
+  try {
+    const answer = await ask(path, body);
+    note(answer.said ?? "done");
+    return true;
+  } catch (error) {
+    note(error.message, true);
+    return false;
+  } finally {
+    if (button) button.disabled = false;
+  }
+}
+
+/** A modal dialog; Escape and the backdrop close it, and the focus goes back to where it was. */
+export function openDialog(title, content, onclose = () => {}) {
+  const heading = h("h2", { id: "dialog-title", tabindex: "-1" }, title);
+  const close = h("button", { type: "button", class: "close", "aria-label": "Close" }, "×");
+  const dialog = h(
+    "dialog",
+    { "aria-labelledby": "dialog-title" },
+    h("div", { class: "dialog-head" }, heading, close),
+    content,
+  );
+  const before = document.activeElement;
+  close.addEventListener("click", () => dialog.close());
+  dialog.addEventListener("pointerdown", (event) => {
+    if (event.target === dialog) dialog.close();
+  });
+  dialog.addEventListener("close", () => {
+    dialog.remove();
+    onclose();
+    if (before?.isConnected) before.focus();
+  });
+  document.body.append(dialog);
+  dialog.showModal();
+  heading.focus();
+  return dialog;
+}
+
+/**
+ * A form in a dialog: `text` says what will happen; `fields` are {name, label, type: "number" | "check",
+ * value, min, max, hint, optional}. `send` gets their values by name and is true when it was done.
+ */
+export function askFirst({ title, text, fields = [], verb, hurts = false, send }) {
+  const problem = h("p", { class: "problem", role: "alert" });
+  const inputs = fields.map(field);
+  const go = h("button", { type: "submit", class: hurts ? "button danger" : "button primary" }, verb);
+  const cancel = h("button", { type: "button", class: "button" }, "Cancel");
+  const form = h(
+    "form",
+    { method: "dialog", class: "ask", novalidate: true },
+    [text].flat().map((one) => h("p", {}, one)),
+    inputs.map((one) => one.element),
+    problem,
+    h("div", { class: "buttons" }, cancel, go),
+  );
+  const dialog = openDialog(title, form);
+  cancel.addEventListener("click", () => dialog.close());
+  form.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    const wrong = inputs.map((one) => one.problem()).find(Boolean);
+    problem.textContent = wrong ?? "";
+    if (wrong) return;
+    const values = Object.fromEntries(
+      inputs.map((one) => [one.name, one.value()]).filter(([, value]) => value !== undefined),
+    );
+    go.disabled = true;
+    const done = await send(values);
+    go.disabled = false;
+    if (done) dialog.close();
+  });
+  (inputs[0]?.input ?? (hurts ? cancel : go)).focus();
+}
+
+function field({ name, label, type, value, min, max, hint, optional }) {
+  const id = `field-${name}`;
+  if (type === "check") {
+    const input = h("input", { type: "checkbox", id, checked: value });
+    return {
+      ...{ name, input, value: () => input.checked, problem: () => null },
+      element: h("label", { class: "check", for: id }, input, h("span", {}, label)),
+    };
+  }
+  const input = h("input", { type: "number", id, value, min, max, step: 1, inputmode: "numeric" });
+  const bounds = max === undefined ? `a whole number from ${min}` : `a whole number from ${min} to ${max}`;
+  return {
+    name,
+    input,
+    value: () => (input.value === "" ? undefined : Number(input.value)),
+    problem: () => {
+      if (input.value === "" && optional && !input.validity.badInput) return null;
+      const fits = input.value !== "" && input.checkValidity();
+      return fits ? null : `${label}: expected ${bounds}`;
+    },
+    element: h(
+      "label",
+      { class: "field", for: id },
+      h("span", {}, label),
+      input,
+      hint ? h("small", {}, hint) : null,
+    ),
+  };
+}

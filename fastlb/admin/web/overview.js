@@ -1,0 +1,300 @@
+// The first view: is it well, how much does it do, how fast; charts; listeners and groups.
+
+import { Chart, Sparkline } from "./charts.js";
+import { h, KeyedList, setAttribute, setClass, setText } from "./dom.js";
+import { amount, bytesPerSecond, counted, latency, latencyMark, percent } from "./format.js";
+import { LiveSeries } from "./series.js";
+import { DataTable } from "./tables.js";
+
+export const REQUESTS = [
+  { key: "fine", label: "1xx–3xx", look: "area", color: "c-ok" },
+  { key: "errors_4xx", label: "4xx", look: "area", color: "c-warn" },
+  { key: "errors_5xx", label: "5xx", look: "area", color: "c-bad" },
+];
+export const LATENCIES = [
+  { key: "p50_ms", label: "p50", look: "line", color: "c-1" },
+  { key: "p95_ms", label: "p95", look: "line", color: "c-2" },
+  { key: "p99_ms", label: "p99", look: "line", color: "c-3" },
+];
+
+export const rateColumns = [
+  { key: "requests", label: "Requests/s", text: (one) => amount(one.requests_per_s), sort: (one) => one.requests_per_s },
+  { key: "5xx", label: "5xx/s", text: (one) => amount(one.status?.["5xx"]), sort: (one) => one.status?.["5xx"], look: (one) => (one.status?.["5xx"] > 0 ? "bad" : "") },
+  { key: "p50", label: "p50", text: (one) => latency(one.p50_ms), sort: (one) => one.p50_ms },
+  { key: "p95", label: "p95", text: (one) => latency(one.p95_ms), sort: (one) => one.p95_ms },
+  { key: "p99", label: "p99", text: (one) => latency(one.p99_ms), sort: (one) => one.p99_ms },
+  { key: "in_flight", label: "In flight", text: (one) => amount(one.in_flight), sort: (one) => one.in_flight },
+].map((one) => ({ ...one, number: true, live: true, most: true }));
+const [requests, server, p50, p95, p99, inFlight] = rateColumns;
+
+const number = (key, label, text, more = {}) => ({
+  ...{ key, label, text: (one) => text(one[key]), sort: (one) => one[key], number: true, most: true },
+  ...more,
+});
+
+class Tile {
+  constructor(label, color = null) {
+    this.value = h("span", { class: "tile-value" }, "–");
+    this.sub = h("span", { class: "tile-sub" });
+    this.spark = color ? new Sparkline(color) : null;
+    this.element = h(
+      "div",
+      { class: "tile card" },
+      h("span", { class: "tile-label" }, label),
+      this.value,
+      this.sub,
+      this.spark?.element ?? null,
+    );
+  }
+
+  show(value, sub, look = "") {
+    setText(this.value, value);
+    setClass(this.value, `tile-value ${look}`);
+    setText(this.sub, sub);
+  }
+}
+
+/** What an operator should look at first: {text, href, bad}. Pure. */
+export function troubles(overview) {
+  const found = [];
+  if (overview.draining) found.push({ text: "The balancer drains: it is on its way to stop.", bad: true });
+  for (const one of overview.groups) {
+    const href = `#targets?${encodeURIComponent(one.name)}`;
+    if (one.fail_open)
+      found.push({ text: `${one.name}: no target is healthy; it fails open, all of them get traffic`, href, bad: true });
+    else if (one.targets > 0 && one.healthy === 0)
+      found.push({ text: `${one.name}: no target is healthy`, href, bad: true });
+    if (one.held > 0) found.push({ text: `${one.name}: ${counted(one.held, "request")} held for want of a target`, href });
+  }
+  const unhealthy = overview.targets.filter((one) => one.state === "unhealthy");
+  for (const one of unhealthy.slice(0, 3))
+    found.push({ text: `${one.address} in ${one.group} is unhealthy: ${one.reason}`, href: `#targets?${encodeURIComponent(one.address)}`, bad: true });
+  if (unhealthy.length > 3)
+    found.push({ text: `${unhealthy.length - 3} more targets are unhealthy`, href: "#targets?unhealthy", bad: true });
+  const suspects = overview.targets.filter((one) => one.suspect && one.state !== "unhealthy").length;
+  if (suspects) found.push({ text: `${counted(suspects, "target")} suspect: under closer watch`, href: "#targets?suspect" });
+  for (const one of overview.auto_scaling) {
+    const href = "#scaling";
+    if (one.blocked) found.push({ text: `${one.name}: no launch: ${one.blocked}`, href, bad: true });
+    if (one.suspended.length) found.push({ text: `${one.name}: ${one.suspended.join(", ")} suspended`, href });
+    if (one.refused) found.push({ text: `${one.name}: no scale-out: ${one.refused}`, href });
+  }
+  for (const one of overview.workers)
+    if (one.state === "hung" || one.state === "dead")
+      found.push({ text: `worker ${one.index} (pid ${one.pid}) is ${one.state}`, href: "#workers", bad: true });
+  return found;
+}
+
+/** Find the figures of a scope, such as `listener:http://…`, in an overview. */
+export function ratesOf(scope, overview) {
+  if (scope === "all") {
+    const listeners = overview.listeners.reduce((sum, one) => sum + (one.connections ?? 0), 0);
+    return { connections: listeners, ...overview.totals };
+  }
+  const [kind, key] = [scope.slice(0, scope.indexOf(":")), scope.slice(scope.indexOf(":") + 1)];
+  if (kind === "listener") return overview.listeners.find((one) => one.key === key);
+  if (kind === "worker") return overview.workers.find((one) => String(one.index) === key);
+  if (kind === "target") return overview.targets.find((one) => `${one.group}/${one.address}` === key);
+  const group = overview.groups.find((one) => one.name === key);
+  const scaling = overview.auto_scaling.find((one) => (one.target_group ?? one.name) === key);
+  if (!group || !scaling) return group;
+  const { desired, in_service, policies } = scaling;
+  return { ...group, desired, in_service, metric: policies[0]?.value ?? null };
+}
+
+export class OverviewView {
+  constructor() {
+    this.tiles = {
+      requests: new Tile("Requests / s", "c-ok"),
+      errors: new Tile("5xx / s", "c-bad"),
+      latency: new Tile("Latency p99", "c-3"),
+      inFlight: new Tile("In flight", "c-1"),
+      connections: new Tile("Connections", "c-2"),
+      targets: new Tile("Targets healthy"),
+      host: new Tile("Host CPU", "c-4"),
+    };
+    this.health = h("ul", { class: "health card", "aria-label": "Health" });
+    this.healthList = new KeyedList(
+      this.health,
+      (one) => one.text,
+      (one) => h("li", { class: one.look }, one.href ? h("a", { href: one.href }, one.text) : one.text),
+      () => {},
+    );
+    this.scope = h("select", { "aria-label": "Charts of", onchange: () => this.#choose() });
+    this.scopes = new KeyedList(
+      this.scope,
+      (one) => one.value,
+      (one) => h("option", { value: one.value }),
+      (node, one) => setText(node, one.label),
+    );
+    this.span = "5m";
+    this.spans = ["5m", "1h"].map((one) =>
+      h("button", { type: "button", class: "button", "aria-pressed": String(one === "5m"), onclick: () => this.#setSpan(one) }, one === "5m" ? "5 minutes" : "1 hour"),
+    );
+    this.charts = [
+      new Chart({ title: "Requests per second", series: REQUESTS, format: amount, least: 1 }),
+      new Chart({ title: "Latency", series: LATENCIES, format: latency, axis: latencyMark, least: 0.1 }),
+      new Chart({
+        title: "In flight and connections",
+        series: [
+          { key: "in_flight", label: "in flight", look: "line", color: "c-1" },
+          { key: "connections", label: "connections", look: "line", color: "c-2" },
+        ],
+        format: amount,
+        whole: true,
+        least: 4,
+      }),
+    ];
+    this.groups = groupsTable();
+    this.listeners = listenersTable();
+    this.element = h(
+      "div",
+      { class: "view" },
+      h("div", { class: "tiles" }, Object.values(this.tiles).map((one) => one.element)),
+      this.health,
+      h(
+        "section",
+        { "aria-label": "Charts" },
+        h("div", { class: "chart-tools" }, this.scope, h("div", { class: "segments", role: "group", "aria-label": "Span of the charts" }, this.spans)),
+        h("div", { class: "charts" }, this.charts.map((one) => one.element)),
+      ),
+      this.groups.element,
+      this.listeners.element,
+    );
+    this.sparked = false;
+  }
+
+  shown() {
+    this.#load();
+  }
+
+  hidden() {
+    this.series?.stop();
+    this.series = null;
+  }
+
+  reconnected() {
+    this.sparked = false;
+    this.series?.load();
+  }
+
+  show(overview) {
+    this.#showTiles(overview);
+    const found = troubles(overview);
+    const fine = `All ${counted(overview.targets.length, "target")} in service; nothing to look at.`;
+    this.healthList.show(
+      found.length
+        ? found.map((one) => ({ ...one, look: one.bad ? "bad" : "warn" }))
+        : [{ text: overview.targets.length ? fine : "No targets yet.", look: overview.targets.length ? "ok" : "warn" }],
+    );
+    this.scopes.show([
+      { value: "all", label: "Everything" },
+      ...overview.groups.map((one) => ({ value: `group:${one.name}`, label: `Group ${one.name}` })),
+      ...overview.listeners.map((one) => ({ value: `listener:${one.key}`, label: `Listener ${one.key}` })),
+      ...overview.workers.map((one) => ({ value: `worker:${one.index}`, label: `Worker ${one.index}` })),
+    ]);
+    this.groups.show(overview.groups);
+    this.listeners.show(overview.listeners);
+    this.series?.add(overview);
+  }
+
+  #showTiles(overview) {
+    const { totals, host, targets, listeners } = overview;
+    const connections = totals.connections ?? listeners.reduce((sum, one) => sum + (one.connections ?? 0), 0);
+    const failed = totals.status?.["5xx"] ?? 0;
+    const { tiles } = this;
+    tiles.requests.show(amount(totals.requests_per_s), `${amount(totals.requests_total)} in all`);
+    tiles.errors.show(amount(failed), `4xx ${amount(totals.status?.["4xx"])}/s, retries ${amount(totals.retries_per_s)}/s`, failed > 0 ? "bad" : "");
+    tiles.latency.show(latency(totals.p99_ms), `p50 ${latency(totals.p50_ms)}, p95 ${latency(totals.p95_ms)}`);
+    tiles.inFlight.show(amount(totals.in_flight), `${amount(totals.errors_per_s)} target errors/s`);
+    tiles.connections.show(amount(connections), `in ${bytesPerSecond(totals.bytes_in_per_s)}, out ${bytesPerSecond(totals.bytes_out_per_s)}`);
+    const healthy = targets.filter((one) => one.state === "healthy").length;
+    tiles.targets.show(`${healthy} / ${targets.length}`, otherStates(targets), healthy < targets.length ? "warn" : "");
+    tiles.host.show(percent(host.cpu_percent), `memory ${percent(host.memory_percent)}, ${counted(host.cores, "core")}`);
+    if (this.sparked) {
+      tiles.requests.spark.add(totals.requests_per_s);
+      tiles.errors.spark.add(failed);
+      tiles.latency.spark.add(totals.p99_ms);
+      tiles.inFlight.spark.add(totals.in_flight);
+      tiles.connections.spark.add(connections);
+    }
+    tiles.host.spark.add(host.cpu_percent);
+  }
+
+  #choose() {
+    this.#load();
+  }
+
+  #setSpan(span) {
+    this.span = span;
+    this.spans.forEach((one, n) => setAttribute(one, "aria-pressed", ["5m", "1h"][n] === span));
+    this.#load();
+  }
+
+  #load() {
+    this.series?.stop();
+    const scope = this.scope.value || "all";
+    const pick = (overview) => ratesOf(scope, overview);
+    this.series = new LiveSeries(scope, this.span, pick, (times, values) => {
+      for (const chart of this.charts) chart.show(times, values);
+      if (scope === "all" && this.span === "5m" && !this.sparked) this.#begin(values);
+    });
+  }
+
+  #begin(values) {
+    this.sparked = true;
+    const { requests, errors, latency: slow, inFlight: busy, connections } = this.tiles;
+    requests.spark.begin(values.requests);
+    errors.spark.begin(values.errors_5xx);
+    slow.spark.begin(values.p99_ms);
+    busy.spark.begin(values.in_flight);
+    connections.spark.begin(values.connections ?? []);
+  }
+}
+
+function otherStates(targets) {
+  const counts = new Map();
+  for (const one of targets)
+    if (one.state !== "healthy") counts.set(one.state, (counts.get(one.state) ?? 0) + 1);
+  const said = [...counts].map(([state, count]) => `${count} ${state}`);
+  return said.length ? said.join(", ") : "all of them";
+}
+
+function groupsTable() {
+  return new DataTable({
+    title: "Target groups",
+    key: (one) => one.name,
+    text: (one) => `${one.name} ${one.algorithm}`,
+    sortBy: "name",
+    empty: "No target group.",
+    columns: [
+      { key: "name", label: "Group", shape: "main", text: (one) => one.name, sub: (one) => one.algorithm.replaceAll("_", " "), sort: (one) => one.name },
+      {
+        ...{ key: "healthy", label: "Healthy", number: true, sort: (one) => one.healthy },
+        text: (one) => `${one.healthy} / ${one.targets}`,
+        look: (one) => (one.fail_open || (one.targets && !one.healthy) ? "bad" : one.healthy < one.targets ? "warn" : ""),
+      },
+      number("held", "Held", amount, { live: true }),
+      ...[requests, server, p50, p95, p99, inFlight],
+    ],
+  });
+}
+
+function listenersTable() {
+  return new DataTable({
+    title: "Listeners",
+    key: (one) => one.key,
+    text: (one) => one.key,
+    sortBy: "key",
+    empty: "No listener.",
+    columns: [
+      { key: "key", label: "Listener", shape: "main", text: (one) => one.key, sub: (one) => counted(one.rules, "rule"), sort: (one) => one.key },
+      number("connections", "Connections", amount, { live: true }),
+      requests,
+      { ...server, key: "4xx", label: "4xx/s", text: (one) => amount(one.status?.["4xx"]), sort: (one) => one.status?.["4xx"], look: () => "" },
+      server,
+      number("bytes_in_per_s", "In", bytesPerSecond, { live: true }),
+      number("bytes_out_per_s", "Out", bytesPerSecond, { live: true }),
+    ],
+  });
+}
