@@ -58,7 +58,7 @@ class World:
         for n in range(14):
             up = n % 2 == 0
             at = time.time() - 3400 + n * 230
-            self._decide(at, "scaling", "web", f"desired {2 + up} to {3 - up}", causes[not up])
+            self._decide(at, "scaling", "web", f"desired {3 - up} to {2 + up}", causes[not up])
             what = "launch i-0000000%x" % n if up else f"end i-0000000{n - 1:x}"
             self._act(at + 1, what, causes[not up], "in service after 0.8 s" if up else "done")
         self._decide(

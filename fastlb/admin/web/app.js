@@ -108,7 +108,7 @@ function route() {
     current.shown?.();
     window.scrollTo(0, 0);
   }
-  if (filter) current.filterBy?.(decodeURIComponent(filter));
+  if (filter !== undefined) current.filterBy?.(decodeURIComponent(filter));
   for (const link of byId("nav").children)
     setAttribute(link, "aria-current", link.hash === `#${known}` ? "page" : null);
   if (overview) current.show(overview);

@@ -24,8 +24,10 @@ export function ticks(most, whole) {
   return found;
 }
 
-function timeTicks(from, to) {
-  const step = [30, 60, 300, 600, 900].find((one) => (to - from) / one <= 7) ?? 1800;
+/** Round times, as many as have room. */
+function timeTicks(from, to, width) {
+  const most = Math.max(2, width / 56);
+  const step = [30, 60, 120, 300, 600, 900].find((one) => (to - from) / one <= most) ?? 1800;
   const found = [];
   for (let at = Math.ceil(from / step) * step; at <= to; at += step) found.push(at);
   return found;
@@ -127,7 +129,7 @@ export class Chart {
         svg("text", { x: LEFT - 8, y: y(mark) + 4, "text-anchor": "end" }, this.axis(mark)),
       );
     if (times.length > 1)
-      for (const at of timeTicks(from, to)) {
+      for (const at of timeTicks(from, to, width - LEFT - RIGHT)) {
         const x = LEFT + ((width - LEFT - RIGHT) * (at - from)) / (to - from);
         if (x < LEFT + 14 || x > width - RIGHT - 14) continue;
         grid.push(

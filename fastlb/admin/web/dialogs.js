@@ -10,17 +10,20 @@ const MOST_NOTES = 4;
 export function note(text, failed = false) {
   const notes = byId(failed ? "alerts" : "notes");
   const close = h("button", { type: "button", class: "close", "aria-label": "Close" }, "×");
-  const element = h(
-    "div",
-    { class: failed ? "note failed" : "note" },
-    h("p", {}, text),
-    close,
-  );
+  const element = h("div", { class: failed ? "note failed" : "note" }, h("p", {}, text), close);
   const remove = () => element.remove();
   close.addEventListener("click", remove);
   notes.append(element);
   while (notes.children.length > MOST_NOTES) notes.firstElementChild.remove();
   if (!failed) setTimeout(remove, NOTE_SECONDS * 1000);
+}
+
+/** Behind a modal dialog nothing is read out, nor can it be pressed: the notes go where the user is. */
+function bringNotes() {
+  const dialogs = document.querySelectorAll("dialog[open]");
+  const home = dialogs[dialogs.length - 1] ?? document.body;
+  const notes = byId("toasts");
+  if (notes.parentElement !== home) home.append(notes);
 }
 
 /** Do it and say what became of it; whether it was done. */
@@ -54,12 +57,14 @@ export function openDialog(title, content, onclose = () => {}) {
     if (event.target === dialog) dialog.close();
   });
   dialog.addEventListener("close", () => {
+    bringNotes();
     dialog.remove();
     onclose();
     if (before?.isConnected) before.focus();
   });
   document.body.append(dialog);
   dialog.showModal();
+  bringNotes();
   heading.focus();
   return dialog;
 }

@@ -205,7 +205,7 @@ function instancesTable(open) {
     columns: [
       { key: "id", label: "Instance", shape: "main", text: (one) => one.id, sub: (one) => one.reason || (one.protected ? "protected" : one.address), sort: (one) => one.id },
       {
-        ...{ key: "state", label: "State", sort: stateOf },
+        ...{ key: "state", label: "State", shape: "status", sort: stateOf },
         make: Badge.make,
         update: (element, one) => Badge.update(element, stateOf(one)),
       },

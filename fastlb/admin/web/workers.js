@@ -23,7 +23,7 @@ export class WorkersView {
       columns: [
         { key: "index", label: "Worker", shape: "main", text: (one) => `worker ${one.index}`, sub: (one) => `pid ${one.pid}`, sort: (one) => one.index },
         {
-          ...{ key: "state", label: "State", sort: (one) => one.state },
+          ...{ key: "state", label: "State", shape: "status", sort: (one) => one.state },
           make: Badge.make,
           update: (element, one) => Badge.update(element, one.state),
         },
