@@ -11,6 +11,9 @@ import { DataTable } from "./tables.js";
 
 const WORST_FIRST = ["unhealthy", "disabled", "draining", "unused", "initial", "healthy"];
 
+/** Of a target only its 5xx are counted by themselves. */
+const ANSWERS = [{ ...REQUESTS[0], label: "1xx–4xx" }, REQUESTS[2]];
+
 const keyOf = (one) => `${one.group}/${one.address}`;
 const nameOf = (one) => one.instance ?? one.address;
 
@@ -132,7 +135,7 @@ class TargetDetail {
     this.figures = h("dl", { class: "figures" });
     this.buttons = new ActionButtons(targetActions);
     this.charts = [
-      new Chart({ title: "Requests per second", series: REQUESTS, format: amount, least: 1 }),
+      new Chart({ title: "Requests per second", series: ANSWERS, format: amount, least: 1 }),
       new Chart({ title: "Latency", series: LATENCIES, format: latency, axis: latencyMark, least: 0.1 }),
     ];
     this.series = new LiveSeries(scope, "5m", (overview) => ratesOf(scope, overview), (times, values) => {
