@@ -42,6 +42,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         *("--zero-after", "--hold-timeout", "--bake-time"),
         *("--user", "--stop-timeout", "--max-rss", "--max-lifetime"),
     ),
+    "admin": ("--admin", "--admin-token-file", "--admin-socket"),
     "logs": ("--access-log", "--log-level"),
 }
 AUTO_SCALING = """\
@@ -66,6 +67,7 @@ METAVARS: dict[Kind, str] = {
     "percents": "[N, ...]",
     "networks": "CIDR,...",
     "path": "PATH",
+    "address": "ADDRESS",
     "environment": "{ NAME = TEXT }",
 }
 EPILOG = """\

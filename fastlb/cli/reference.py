@@ -14,6 +14,7 @@ from pathlib import Path
 from fastlb.cli.flags import METAVARS
 from fastlb.config.write import inline
 from fastlb.config.write_values import to_toml_value
+from fastlb.model.admin import Admin
 from fastlb.model.auto_scaling import (
     PROFILES,
     REFRESH_PROFILES,
@@ -32,6 +33,7 @@ END = "<!-- /settings -->"
 
 SECTIONS: tuple[tuple[str, type], ...] = (
     ("The instance: keys at the top of the file", Configuration),
+    ("`[admin]`", Admin),
     ("`[[listeners]]`: a flag sets it for every listener", Listener),
     ("`[target_groups.NAME]`: a flag sets it for every group", TargetGroup),
     ("`health_check` of a target group: a flag sets it for every group", HealthCheck),

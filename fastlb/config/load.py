@@ -37,6 +37,7 @@ from fastlb.config.table import Table, check_setting
 from fastlb.config.values import from_flag
 from fastlb.errors import ConfigError
 from fastlb.model.address import Address
+from fastlb.model.admin import Admin
 from fastlb.model.auto_scaling import AutoScalingGroup, InstanceRefresh, LaunchTemplate
 from fastlb.model.configuration import Configuration
 from fastlb.model.health_check import HealthCheck
@@ -46,7 +47,7 @@ from fastlb.model.target_group import Target, TargetGroup
 
 AUTO_SCALING_CLASSES: tuple[type, ...] = (AutoScalingGroup, LaunchTemplate, InstanceRefresh)
 SETTING_CLASSES: tuple[type, ...] = (
-    *(Configuration, Listener, TargetGroup, HealthCheck),
+    *(Configuration, Listener, TargetGroup, HealthCheck, Admin),
     *AUTO_SCALING_CLASSES,
 )
 DEFAULT_GROUP = "default"
@@ -104,6 +105,7 @@ def load(toml: str = "", overrides: Overrides | None = None, source: str = "") -
     if overrides.listen:
         listeners = _listeners_of_flags(overrides.listen, groups, problems)
     settings = top.settings(Configuration)
+    admin = _admin(top)
     top.close()
 
     chosen = _settings_of_flags(overrides.settings, problems)
@@ -121,6 +123,7 @@ def load(toml: str = "", overrides: Overrides | None = None, source: str = "") -
             for one in groups
         ),
         auto_scaling_groups=tuple(one.group for one in scaled),
+        admin=replace(admin, **chosen[Admin]),
         **(settings | chosen[Configuration]),
     )
     unread = not listeners and "listeners" in top.values and top.values["listeners"] != []
@@ -164,6 +167,16 @@ def _groups(top: Table) -> list[PlacedGroup]:
         top.values["target_groups"], "target_groups", top.problems, "[target_groups.NAME] tables"
     )
     return [read_group(name, raw, top.problems) for name, raw in table.values.items()]
+
+
+def _admin(top: Table) -> Admin:
+    if not top.has("admin"):
+        return Admin()
+    example = '{ address = "127.0.0.1:9900" }'
+    table = Table(top.values["admin"], "admin", top.problems, example)
+    admin = Admin(**table.settings(Admin))
+    table.close()
+    return admin
 
 
 def _drafts(top: Table) -> tuple[list[Draft], bool]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from fastlb.model.admin import Admin
 from fastlb.model.auto_scaling import AutoScalingGroup, InstanceRefresh, LaunchTemplate
 from fastlb.model.configuration import Configuration
 from fastlb.model.health_check import HealthCheck
@@ -12,6 +13,7 @@ from fastlb.model.settings import declared
 from fastlb.model.target_group import TargetGroup
 
 TOP = "the top of the file, before the first [table]"
+ADMIN = "[admin]"
 LISTENERS = "[[listeners]]"
 RULES = "[[listeners.rules]]"
 GROUPS = "[target_groups.NAME]"
@@ -23,6 +25,7 @@ POLICIES = "[[auto_scaling_groups.NAME.policies]]"
 
 _SETTINGS: tuple[tuple[str, type], ...] = (
     (TOP, Configuration),
+    (ADMIN, Admin),
     (LISTENERS, Listener),
     (GROUPS, TargetGroup),
     (HEALTH_CHECKS, HealthCheck),
@@ -31,7 +34,7 @@ _SETTINGS: tuple[tuple[str, type], ...] = (
     (REFRESHES, InstanceRefresh),
 )
 _TABLES = {
-    TOP: ("listeners", "target_groups", "auto_scaling_groups"),
+    TOP: ("listeners", "target_groups", "auto_scaling_groups", "admin"),
     LISTENERS: ("default", "rules"),
     RULES: ("priority", "path", "method", "header", "query", "source_ip"),
     GROUPS: ("targets", "health_check", "auto_scaling_group"),

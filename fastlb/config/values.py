@@ -17,6 +17,7 @@ from ipaddress import ip_network
 from typing import Any, TypeVar
 
 from fastlb.config.write_values import OFF, UNITS, format_bytes, format_duration, plain_number
+from fastlb.model.address import Address, parse_address
 from fastlb.model.settings import Kind, Setting
 
 T = TypeVar("T")
@@ -150,6 +151,10 @@ def read_argument(raw: object) -> str:
 
 def _text(declared: Setting, raw: object) -> str:
     return read_text(raw)
+
+
+def _address(declared: Setting, raw: object) -> Address:
+    return parse_address(read_text(raw, "HOST:PORT or unix:/path"))
 
 
 def _count(declared: Setting, raw: object) -> int:
@@ -314,6 +319,7 @@ def _environment(declared: Setting, raw: object) -> tuple[tuple[str, str], ...]:
 _READERS: dict[Kind, Callable[[Setting, object], Any]] = {
     "text": _text,
     "path": _text,
+    "address": _address,
     "count": _count,
     "bytes": _bytes,
     "duration": _duration,

@@ -27,6 +27,8 @@ def to_toml_value(declared: Setting, value: Any) -> object:
             return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in value)
         case "networks" | "texts" | "choices" | "percents":
             return list(value)
+        case "address":
+            return str(value)
         case "environment":
             return dict(value)
         case "number":

@@ -2,6 +2,7 @@
 
     lock               flock'ed by the live supervisor for its whole life; holds its pid
     control.sock       `fastlb status` asks here
+    admin.sock         the admin server over HTTP
     worker-<pid>.sock  one a worker: a supervisor that takes over asks here
 
 Knows nothing of what is said over the sockets.
@@ -18,6 +19,7 @@ from fastlb.errors import FastlbError
 
 LOCK = "lock"
 CONTROL = "control.sock"
+ADMIN = "admin.sock"
 WORKER_SOCKETS = "worker-*.sock"
 LONGEST_SOCKET = "/worker-4194304.sock"
 UNIX_PATH_BYTES = 107
@@ -101,6 +103,10 @@ class RunDir:
     def control_socket(self) -> Path:
         return self.path / CONTROL
 
+    @property
+    def admin_socket(self) -> Path:
+        return self.path / ADMIN
+
     def worker_sockets(self) -> list[Path]:
         """Of all workers, dead ones included."""
         return sorted(self.path.glob(WORKER_SOCKETS))
@@ -113,6 +119,7 @@ class RunDir:
         """Remove what is ours and let go of the lock; what living orphans still use stays."""
         if self.intact:
             (self.path / CONTROL).unlink(missing_ok=True)
+            (self.path / ADMIN).unlink(missing_ok=True)
             (self.path / LOCK).unlink(missing_ok=True)
             try:
                 self.path.rmdir()

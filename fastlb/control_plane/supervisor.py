@@ -18,10 +18,12 @@ from dataclasses import replace
 
 import uvloop
 
+from fastlb.control_plane.administration import Administration
 from fastlb.control_plane.control_socket import Command, ControlSocket
 from fastlb.control_plane.group_targets import Parts
 from fastlb.control_plane.health_monitor import HealthMonitor
 from fastlb.control_plane.listen_sockets import ListenSockets
+from fastlb.control_plane.listener_columns import ListenerColumns
 from fastlb.control_plane.orphans import Orphans
 from fastlb.control_plane.publication import Publication
 from fastlb.control_plane.reload import Load, Reload
@@ -46,6 +48,7 @@ from fastlb.model.configuration import Configuration
 from fastlb.model.listener import Forward
 from fastlb.target_table.counters import Counters
 from fastlb.target_table.counters import Worker as Head
+from fastlb.target_table.handover import listener_key
 from fastlb.target_table.layout import Snapshot
 from fastlb.target_table.pipe import (
     Evidence,
@@ -147,6 +150,8 @@ class Supervisor:
         self.counters = Counters()
         cleanup.callback(self.counters.close)
         self.totals = Totals(self.counters, count)
+        self.columns = ListenerColumns(self.totals.forget_listener)
+        self.columns.assign(listener_key(one) for one in self.configuration.listeners)
         self._publication = Publication(self._writer, self._snapshot, self._on_published)
         cleanup.callback(self._publication.end)
         self.registry = TargetRegistry(
@@ -166,6 +171,7 @@ class Supervisor:
         )
         self.scaling = Scaling(given, used_groups(given), run_dir, parts)
         self.registry.told = self.scaling.told
+        self.registry.released = self.totals.retire
         self.scaling.adopt()
         self.registry.seed(left.health)
         self._for_workers = with_holds(self.configuration)
@@ -185,6 +191,10 @@ class Supervisor:
         self._control = ControlSocket(run_dir.control_socket, commands)
         await self._control.start()
         cleanup.push_async_callback(self._control.close)
+        self._admin = Administration(given.admin, run_dir.admin_socket)
+        cleanup.push_async_callback(self._admin.end)
+        self._admin.bind()
+        self._commands = commands
 
     def _birth(self, index: int, pipe: socket.socket) -> WorkerStart:
         return WorkerStart(
@@ -204,6 +214,7 @@ class Supervisor:
         self._pool.start()
         self._monitor.start()
         self.scaling.start()
+        self._admin.start(self, self._commands)
         keeping = asyncio.create_task(self._keep_house())
         try:
             await self._publish_first()
@@ -264,7 +275,8 @@ class Supervisor:
 
     def _snapshot(self) -> Snapshot:
         entries = self.registry.entries()
-        return Snapshot(self._for_workers, self._config_id, entries, self.slots)
+        columns = self.columns.items()
+        return Snapshot(self._for_workers, self._config_id, entries, self.slots, columns)
 
     def _on_published(self) -> None:
         self._pool.broadcast(TableChanged())
@@ -275,7 +287,9 @@ class Supervisor:
 
     def _on_died(self, worker: Worker, pid: int) -> None:
         self.hung.discard(worker.index)
-        self.totals.absorb(worker.index, self.registry.entries())
+        targets = (*self.registry.entries(), *self.registry.leaving())
+        columns = [column for _, column in self.columns.items()]
+        self.totals.absorb(worker.index, targets, columns)
         self._run_dir.remove_worker_socket(pid)
         self._assign()
 
@@ -333,6 +347,8 @@ class Supervisor:
     async def _keep_folder(self) -> None:
         """A cleaner of /tmp or an `rm` may take the folder from under a running instance."""
         if self._run_dir.intact and self._control.present:
+            if await self._admin.keep():
+                log.warning("the admin socket in %s was removed: made anew", self._run_dir.path)
             return
         if not self._run_dir.intact:
             self._run_dir.renew()

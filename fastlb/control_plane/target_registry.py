@@ -145,7 +145,7 @@ class TargetRegistry:
         self._targets: dict[int, RegisteredTarget] = {}
         self._members: dict[str, dict[int, RegisteredTarget]] = {name: {} for name in self._groups}
         self._at: dict[tuple[str, Address], RegisteredTarget] = {}
-        self._unreleased: set[int] = set()
+        self._unreleased: dict[int, TargetEntry] = {}
         self._released: list[int] = []
         self._eligible = dict.fromkeys(self._groups, 0)
         self._failing_open: set[str] = set()
@@ -153,6 +153,8 @@ class TargetRegistry:
         """Grows whenever a target comes, drains or goes."""
         self.told: Callable[[str, str, str, str], None] = _tell_nobody
         """Told of each decision: its kind, whom it is about, what, and why."""
+        self.released: Callable[[TargetEntry], None] = lambda entry: None
+        """Told of each target whose column of the counters is about to be zeroed."""
         for group in self._groups.values():
             for target in group.targets:
                 self._add(group, target)
@@ -169,6 +171,10 @@ class TargetRegistry:
     def entries(self) -> tuple[TargetEntry, ...]:
         """What the table says of the targets."""
         return tuple([target.entry for target in self._targets.values()])
+
+    def leaving(self) -> tuple[TargetEntry, ...]:
+        """Those that are deregistered and whose columns some worker may write still."""
+        return tuple(self._unreleased.values())
 
     def eligible(self, group: str) -> int:
         """How many targets of the group are healthy and not suspect, backups included."""
@@ -223,7 +229,7 @@ class TargetRegistry:
         del self._targets[index], self._members[target.group.name][index]
         if self._at.get((target.group.name, target.address)) is target:
             del self._at[target.group.name, target.address]
-        self._unreleased.add(index)
+        self._unreleased[index] = target.entry
         self.membership += 1
         self._rescale(target.group.name)
         log.info("%s deregistered", target)
@@ -233,7 +239,7 @@ class TargetRegistry:
 
     def release(self, index: int, counters: Counters, rows: int) -> None:
         """No worker writes the column of a deregistered target any more: zero and reuse it."""
-        self._unreleased.remove(index)
+        self.released(self._unreleased.pop(index))
         counters.clear_target(index, rows)
         heapq.heappush(self._released, index)
 

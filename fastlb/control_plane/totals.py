@@ -9,7 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from fastlb.target_table.counters import BLOCK, BUCKETS, HISTOGRAM, Cell, Counters, Worker, block
+from fastlb.target_table.counters import (
+    BLOCK,
+    BUCKETS,
+    HISTOGRAM,
+    Cell,
+    Counters,
+    ListenerCell,
+    Worker,
+    block,
+    listener_block,
+)
 from fastlb.target_table.layout import TargetEntry
 
 GROWING = (
@@ -27,6 +37,9 @@ GROWING = (
     Worker.BYTES_OUT,
 )
 
+GROWING_OF_LISTENERS = tuple(ListenerCell)[1:]
+LISTENER_CELLS = len(ListenerCell)
+
 Key = tuple[int, str, str]
 """Index, group and address: an index alone may be another target's later."""
 
@@ -40,7 +53,19 @@ class TargetFigures:
     status_5xx: int = 0
     queued: int = 0
     queue_wait_us: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
     histogram: list[int] = field(default_factory=lambda: [0] * BUCKETS)
+
+    def add(self, other: TargetFigures) -> None:
+        self.requests += other.requests
+        self.errors += other.errors
+        self.status_5xx += other.status_5xx
+        self.queued += other.queued
+        self.queue_wait_us += other.queue_wait_us
+        self.bytes_in += other.bytes_in
+        self.bytes_out += other.bytes_out
+        self.histogram = [a + b for a, b in zip(self.histogram, other.histogram, strict=True)]
 
 
 class Totals:
@@ -51,12 +76,29 @@ class Totals:
         self._rows = rows
         self._heads = dict.fromkeys(GROWING, 0)
         self._targets: dict[Key, TargetFigures] = {}
+        self._listeners: dict[int, list[int]] = {}
+        """By column, in the order of ListenerCell."""
+        self._gone: dict[str, TargetFigures] = {}
+        """By group, of the targets that are registered no more."""
 
-    def absorb(self, index: int, targets: Iterable[TargetEntry]) -> None:
-        """Remember the row of a dead worker, and zero it."""
+    @property
+    def rows(self) -> int:
+        """Of the counters, those that workers may write."""
+        return self._rows
+
+    def absorb(
+        self, index: int, targets: Iterable[TargetEntry], listeners: Iterable[int] = ()
+    ) -> None:
+        """Remember the row of a dead worker, and zero it. `targets` are all that have a column, those
+        that are deregistered and not yet given away among them; `listeners` are theirs."""
         row = self._counters.row(index)
         for cell in GROWING:
             self._heads[cell] += row[cell]
+        for column in listeners:
+            known_cells = self._listeners.setdefault(column, [0] * LISTENER_CELLS)
+            at = listener_block(column)
+            for one in GROWING_OF_LISTENERS:
+                known_cells[one] += row[at + one]
         columns = 0
         kept: dict[Key, TargetFigures] = {}
         for target in targets:
@@ -68,14 +110,7 @@ class Totals:
                     kept[key_of(target)] = known
                 continue
             figures = known or TargetFigures()
-            figures.requests += row[at + Cell.REQUESTS]
-            figures.errors += row[at + Cell.ERRORS]
-            figures.status_5xx += row[at + Cell.STATUS_5XX]
-            figures.queued += row[at + Cell.QUEUED]
-            figures.queue_wait_us += row[at + Cell.QUEUE_WAIT_US]
-            first = at + HISTOGRAM
-            left = row[first : first + BUCKETS]
-            figures.histogram = [a + b for a, b in zip(figures.histogram, left, strict=True)]
+            figures.add(_figures(row, at))
             kept[key_of(target)] = figures
         self._targets = kept  # those of deregistered targets are forgotten
         self._counters.clear_row(index, columns)
@@ -100,6 +135,7 @@ class Totals:
     def target(self, target: TargetEntry) -> TargetFigures:
         dead = self._targets.get(key_of(target)) or TargetFigures()
         alive = self._counters.target(target.index, self._rows)
+        bytes_in, bytes_out = self._counters.target_bytes(target.index, self._rows)
         histogram = self._counters.histogram(target.index, self._rows)
         return TargetFigures(
             dead.requests + alive.requests,
@@ -107,8 +143,50 @@ class Totals:
             dead.status_5xx + alive.status_5xx,
             dead.queued + alive.queued,
             dead.queue_wait_us + alive.queue_wait_us,
+            dead.bytes_in + bytes_in,
+            dead.bytes_out + bytes_out,
             [a + b for a, b in zip(dead.histogram, histogram, strict=True)],
         )
+
+    def dead(self, target: TargetEntry) -> TargetFigures | None:
+        """What it did for workers that are dead; None where it did nothing."""
+        return self._targets.get(key_of(target))
+
+    def retire(self, target: TargetEntry) -> None:
+        """Its column is given away: what it did stays its group's."""
+        self._gone.setdefault(target.group, TargetFigures()).add(self.target(target))
+        self._targets.pop(key_of(target), None)
+
+    def gone(self, group: str) -> TargetFigures | None:
+        """What the group's targets did that are registered no more; None where there was none."""
+        return self._gone.get(group)
+
+    def listener(self, column: int) -> list[int]:
+        """In the order of ListenerCell: over all workers ever, CONNECTIONS over the living."""
+        sums = list(self._listeners.get(column, (0,) * LISTENER_CELLS))
+        at = listener_block(column)
+        for index in range(self._rows):
+            cells = self._counters.row(index)[at : at + LISTENER_CELLS].tolist()
+            sums = [a + b for a, b in zip(sums, cells, strict=True)]
+        return sums
+
+    def forget_listener(self, column: int) -> None:
+        """Another listener is counted there from now on."""
+        self._listeners.pop(column, None)
+
+
+def _figures(row: memoryview, at: int) -> TargetFigures:
+    """Of the block that begins at `at` of one worker's row."""
+    return TargetFigures(
+        row[at + Cell.REQUESTS],
+        row[at + Cell.ERRORS],
+        row[at + Cell.STATUS_5XX],
+        row[at + Cell.QUEUED],
+        row[at + Cell.QUEUE_WAIT_US],
+        row[at + Cell.BYTES_IN],
+        row[at + Cell.BYTES_OUT],
+        row[at + HISTOGRAM : at + HISTOGRAM + BUCKETS].tolist(),
+    )
 
 
 def key_of(target: TargetEntry) -> Key:

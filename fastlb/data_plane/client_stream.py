@@ -8,6 +8,7 @@ import asyncio
 import select
 from typing import cast
 
+from fastlb.data_plane.listener_counts import ListenerCounts
 from fastlb.data_plane.splice import reset_at_close
 from fastlb.data_plane.timers import TICK
 from fastlb.data_plane.worker_state import WorkerState
@@ -36,14 +37,16 @@ class ClientStream(asyncio.Protocol):
         "_turn",
         "_writable",
         "armed_tick",
+        "counts",
         "deadline",
         "idle_timeout",
         "transport",
         "worker",
     )
 
-    def __init__(self, worker: WorkerState, idle_timeout: float) -> None:
+    def __init__(self, worker: WorkerState, counts: ListenerCounts, idle_timeout: float) -> None:
         self.worker = worker
+        self.counts = counts
         self.idle_timeout = idle_timeout
         self.transport: asyncio.Transport = cast(asyncio.Transport, None)
         """None until the loop has made it, a turn after the connection was accepted."""
@@ -69,7 +72,7 @@ class ClientStream(asyncio.Protocol):
     # -- writing and reading
 
     def write(self, data: bytes) -> None:
-        self.worker.bytes_out += len(data)
+        self.counts.bytes_out += len(data)
         if self._to_send:
             self._to_send += data
         else:

@@ -56,7 +56,7 @@ class HttpConnection(ClientStream):
     def __init__(
         self, worker: WorkerState, listener: HttpListener, peer: str, refused: bool
     ) -> None:
-        super().__init__(worker, listener.settings.idle_timeout)
+        super().__init__(worker, listener.counts, listener.settings.idle_timeout)
         self.listener = listener
         self.peer = peer
         self.client_ip = peer
@@ -80,7 +80,7 @@ class HttpConnection(ClientStream):
         self.await_for(self.listener.settings.header_timeout)
 
     def data_received(self, data: bytes) -> None:
-        self.worker.bytes_in += len(data)
+        self.counts.bytes_in += len(data)
         exchange = self._exchange
         if exchange is None:
             if self._turn < CLIENT:
@@ -219,7 +219,7 @@ class HttpConnection(ClientStream):
         worker = self.worker
         block = head.block
         listener = self.listener
-        worker.requests += 1
+        self.counts.requests += 1
         if self.refused:
             raise RequestError(503, "connection_limit_reached", "too many connections")
         limit = self.max_body_bytes
@@ -280,7 +280,7 @@ class HttpConnection(ClientStream):
         body_to_come = bool(block.chunked or block.content_length)
         keep = block.keep_alive and not body_to_come and not self.worker.draining
         data = action_answer(action, head, facts, time(), keep=keep)
-        self.worker.count_status(action.status)
+        self.counts.statuses[action.status // 100] += 1
         self._log(head, action.status, "-", 0.0, len(data))
         self.write(data)
         if keep:
@@ -337,7 +337,7 @@ class HttpConnection(ClientStream):
         exchange.over = True
         worker = self.worker
         worker.retries.active -= 1
-        worker.count_status(101)
+        self.counts.statuses[1] += 1
         connection.receiver = None
         target.answering += 1
         ahead, self._ahead = self._ahead, b""
@@ -350,6 +350,7 @@ class HttpConnection(ClientStream):
 
         tunnel = Tunnel(
             worker,
+            self.counts,
             target,
             client_socket,
             target_socket,
@@ -370,7 +371,7 @@ class HttpConnection(ClientStream):
         self._exchange = None
         worker = self.worker
         worker.retries.active -= 1
-        worker.statuses[exchange.status // 100] += 1
+        self.counts.statuses[exchange.status // 100] += 1
         if worker.access_log is not None:
             self._log_exchange(exchange, exchange.status)
         if self._closing:
@@ -388,7 +389,7 @@ class HttpConnection(ClientStream):
 
     def on_exchange_cut(self, exchange: Exchange, error: RequestError) -> None:
         self._exchange = None
-        self.worker.errors += 1
+        self.counts.errors += 1
         self._count(exchange, exchange.status)
         self.cut()
 
@@ -436,7 +437,7 @@ class HttpConnection(ClientStream):
             exchange.abandon()
             self._count(exchange, 0)
             if answered:
-                self.worker.errors += 1
+                self.counts.errors += 1
                 self.cut()
                 return
         self._error(error, head, exchange, keep=False)
@@ -450,8 +451,8 @@ class HttpConnection(ClientStream):
         keep: bool,
     ) -> None:
         worker = self.worker
-        worker.errors += 1
-        worker.count_status(error.status)
+        self.counts.errors += 1
+        self.counts.statuses[error.status // 100] += 1
         keep = (
             keep
             and head is not None
@@ -535,7 +536,7 @@ class HttpConnection(ClientStream):
         worker = self.worker
         worker.retries.active -= 1
         if status:
-            worker.count_status(status)
+            self.counts.statuses[status // 100] += 1
             self._log_exchange(exchange, status)
 
     def _log_exchange(self, exchange: Exchange, status: int) -> None:

@@ -6,6 +6,7 @@ import socket
 from random import random
 
 from fastlb.data_plane.client_address import TrustedProxies
+from fastlb.data_plane.listener_counts import ListenerCounts
 from fastlb.data_plane.request_head import ForwardedFields, RequestHead, listener_host
 from fastlb.data_plane.splice import reset_at_close
 from fastlb.data_plane.target_runtime import GroupRuntime
@@ -18,10 +19,16 @@ from fastlb.model.matching import Router, choose_group
 class HttpListener:
     """One HTTP Listener. `only_group` is set where every request goes to the same group."""
 
-    __slots__ = ("host", "only_group", "port", "router", "settings", "trusted")
+    __slots__ = ("counts", "host", "only_group", "port", "router", "settings", "trusted")
 
-    def __init__(self, settings: Listener, groups: dict[str, GroupRuntime]) -> None:
+    def __init__(
+        self,
+        settings: Listener,
+        groups: dict[str, GroupRuntime],
+        counts: ListenerCounts | None = None,
+    ) -> None:
         self.settings = settings
+        self.counts = counts or ListenerCounts()
         self.port = str(settings.address.port).encode()
         self.host = listener_host(settings.address)
         self.trusted = TrustedProxies(settings.trusted_proxies)
@@ -98,10 +105,11 @@ class RequestFacts:
 class TcpListener:
     """One TCP Listener: each connection goes to a group by the weights of its Forward."""
 
-    __slots__ = ("_settings", "_state")
+    __slots__ = ("_settings", "_state", "counts")
 
-    def __init__(self, state: WorkerState, settings: Listener) -> None:
+    def __init__(self, state: WorkerState, settings: Listener, counts: ListenerCounts) -> None:
         self._state = state
+        self.counts = counts
         self._settings = settings
 
     def accepted(self, connection: socket.socket, address: str, refused: bool) -> None:
@@ -113,4 +121,5 @@ class TcpListener:
             connection.close()
             return
         group = self._state.targets.groups[choose_group(forward, random())]
-        TcpConnection(self._state, group, self._settings.idle_timeout, connection, address).start()
+        idle_timeout = self._settings.idle_timeout
+        TcpConnection(self._state, self.counts, group, idle_timeout, connection, address).start()

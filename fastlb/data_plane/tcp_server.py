@@ -13,6 +13,7 @@ import select
 import socket
 from typing import Protocol
 
+from fastlb.data_plane.listener_counts import ListenerCounts
 from fastlb.data_plane.splice import Pump, reset_at_close
 from fastlb.data_plane.target_pool import LOCAL_ERRORS, is_refusal
 from fastlb.data_plane.target_runtime import GroupRuntime, TargetRuntime
@@ -29,14 +30,10 @@ class Owner(Protocol):
 
     loop: asyncio.AbstractEventLoop
     timers: TimerWheel
-    bytes_in: int
-    bytes_out: int
 
     def connection_opened(self, connection: TcpConnection) -> None: ...
 
     def connection_closed(self, connection: TcpConnection) -> None: ...
-
-    def count_error(self) -> None: ...
 
 
 class TcpConnection:
@@ -61,6 +58,7 @@ class TcpConnection:
         "_to_target",
         "_watching",
         "armed_tick",
+        "counts",
         "deadline",
         "tried",
         "waited",
@@ -69,6 +67,7 @@ class TcpConnection:
     def __init__(
         self,
         owner: Owner,
+        counts: ListenerCounts,
         group: GroupRuntime,
         idle_timeout: float,
         client: socket.socket,
@@ -76,6 +75,7 @@ class TcpConnection:
     ) -> None:
         self.armed_tick = 0
         self.deadline = 0.0
+        self.counts = counts
         self._owner = owner
         self._group = group
         self._idle_timeout = idle_timeout
@@ -140,7 +140,7 @@ class TcpConnection:
         self._give_up()
 
     def _give_up(self) -> None:
-        self._owner.count_error()
+        self.counts.errors += 1
         self._close()
 
     # -- while no target can take it (hold.Held)
@@ -293,8 +293,8 @@ class TcpConnection:
         target.connection_closed()
         target.end(self._connected_in)
         owner = self._owner
-        owner.bytes_in += pump.bytes_a_to_b
-        owner.bytes_out += pump.bytes_b_to_a
+        self.counts.bytes_in += pump.bytes_a_to_b
+        self.counts.bytes_out += pump.bytes_b_to_a
         owner.timers.disarm(self)
         owner.connection_closed(self)
 

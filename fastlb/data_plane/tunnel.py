@@ -8,6 +8,7 @@ import os
 import socket
 from collections.abc import Callable
 
+from fastlb.data_plane.listener_counts import ListenerCounts
 from fastlb.data_plane.splice import Pump
 from fastlb.data_plane.target_runtime import TargetRuntime
 from fastlb.data_plane.worker_state import WorkerState
@@ -45,6 +46,7 @@ class Tunnel:
         "_owner",
         "_pump",
         "armed_tick",
+        "counts",
         "deadline",
         "target",
     )
@@ -52,6 +54,7 @@ class Tunnel:
     def __init__(
         self,
         owner: WorkerState,
+        counts: ListenerCounts,
         target: TargetRuntime,
         client: socket.socket,
         server: socket.socket,
@@ -63,6 +66,7 @@ class Tunnel:
     ) -> None:
         self.armed_tick = 0
         self.deadline = 0.0
+        self.counts = counts
         self.target = target
         self._owner = owner
         self._idle_timeout = idle_timeout
@@ -92,4 +96,6 @@ class Tunnel:
     def _done(self, pump: Pump, _reason: str) -> None:
         self._owner.timers.disarm(self)
         self._owner.connection_closed(self)
+        self.counts.bytes_in += pump.bytes_a_to_b
+        self.counts.bytes_out += pump.bytes_b_to_a
         self._on_end(pump)

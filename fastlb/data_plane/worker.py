@@ -195,6 +195,7 @@ class Worker:
         renewed = first or self._snapshot is None or snapshot.config_id != self._snapshot.config_id
         self._snapshot = snapshot
         state.targets.apply(snapshot)
+        state.see_columns(snapshot.listener_columns)
         state.generation = generation
         self._rows = range(max((snapshot.config.workers, *snapshot.slots)) + 1)
         self._crowd.see_rows(self._rows)
@@ -223,9 +224,10 @@ class Worker:
         for listener in config.listeners:
             key = listener_key(listener)
             if listener.protocol == "tcp":
-                self._tcp[key] = TcpListener(self._state, listener)
+                self._tcp[key] = TcpListener(self._state, listener, self._state.counts_of(key))
             else:
-                self._http[key] = HttpListener(listener, self._state.targets.groups)
+                groups, counts = self._state.targets.groups, self._state.counts_of(key)
+                self._http[key] = HttpListener(listener, groups, counts)
 
     def _assign(self, snapshot: Snapshot) -> None:
         limit = snapshot.config.max_connections
@@ -271,7 +273,9 @@ class Worker:
         state = self._state
 
         def accepted(connection: socket.socket, address: str, refused: bool) -> None:
-            protocol = HttpConnection(state, self._http[key], address, refused)
+            listener = self._http[key]
+            listener.counts.accepted += 1
+            protocol = HttpConnection(state, listener, address, refused)
             state.connection_opened(protocol)
             task = self._loop.create_task(self._adopt(connection, protocol))
             self._adopting.add(task)
@@ -289,7 +293,9 @@ class Worker:
 
     def _tcp_accepted(self, key: str) -> Accepted:
         def accepted(connection: socket.socket, address: str, refused: bool) -> None:
-            self._tcp[key].accepted(connection, address, refused)
+            listener = self._tcp[key]
+            listener.counts.accepted += 1
+            listener.accepted(connection, address, refused)
 
         return accepted
 

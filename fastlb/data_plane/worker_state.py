@@ -9,10 +9,11 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from fastlb.data_plane.access_log import AccessLog
+from fastlb.data_plane.listener_counts import ListenerCounts
 from fastlb.data_plane.request_head import HeadReader
 from fastlb.data_plane.response_head import ResponseReader
 from fastlb.data_plane.retry_budget import RetryBudget
@@ -31,6 +32,9 @@ class Sender(Protocol):
 
 class Connection(Protocol):
     """A client connection of whatever protocol."""
+
+    @property
+    def counts(self) -> ListenerCounts: ...
 
     def begin_drain(self) -> None:
         """The worker stops; called at each tick from then on."""
@@ -68,9 +72,9 @@ class WorkerState:
         self.draining = False
         self.drain_grace = DRAIN_GRACE
         self.generation = 0
-        self.requests = self.errors = self.accepted = self.rejected = self.accept_pauses = 0
-        self.bytes_in = self.bytes_out = 0
-        self.statuses = [0] * 6
+        self.accepted = self.rejected = self.accept_pauses = 0
+        self.counts: dict[str, ListenerCounts] = {}
+        """By the listener's key. Those of a listener that is no more stay: the worker's totals are sums."""
         self._outbox: list[Sender] = []
         self._pipe = pipe
         self._trace_prefix = b""
@@ -102,19 +106,28 @@ class WorkerState:
                 context = {"message": f"{sender!r} could not send", "exception": error}
                 self.loop.call_exception_handler(context)
 
+    def counts_of(self, listener: str) -> ListenerCounts:
+        """The counts of the listener with this key."""
+        return self.counts.setdefault(listener, ListenerCounts())
+
+    def see_columns(self, columns: Iterable[tuple[str, int]]) -> None:
+        """Where the counts of each listener are stored, as the table says."""
+        known = dict(columns)
+        for key in known.keys() - self.counts.keys():
+            self.counts[key] = ListenerCounts()
+        for key, counts in self.counts.items():
+            counts.column = known.get(key, -1)
+
     def connection_opened(self, connection: Connection) -> None:
         self.connections.add(connection)
+        connection.counts.connections += 1
         self.row[3] = len(self.connections)  # Worker.CONNECTIONS, which other workers look at
 
     def connection_closed(self, connection: Connection) -> None:
-        self.connections.discard(connection)
+        if connection in self.connections:
+            self.connections.remove(connection)
+            connection.counts.connections -= 1
         self.row[3] = len(self.connections)
-
-    def count_status(self, status: int) -> None:
-        self.statuses[status // 100] += 1
-
-    def count_error(self) -> None:
-        self.errors += 1
 
     def next_trace_id(self) -> bytes:
         """A new id for X-Amzn-Trace-Id, `1-<8 hex of the time>-<24 hex>` (REFERENCE: AWS).
@@ -133,19 +146,23 @@ class WorkerState:
         row[Worker.BEAT_NS] = time.monotonic_ns()
         row[Worker.ACCEPTED] = self.accepted
         row[Worker.REJECTED] = self.rejected
-        row[Worker.REQUESTS] = self.requests
+        all = self.counts.values()
+        row[Worker.REQUESTS] = sum([one.requests for one in all])
         row[Worker.IN_FLIGHT] = self.retries.active
-        row[Worker.STATUS_1XX : Worker.STATUS_5XX + 1] = memoryview(
-            b"".join(count.to_bytes(8, "little") for count in self.statuses[1:])
-        ).cast("Q")
-        row[Worker.ERRORS] = self.errors
+        for offset in range(5):
+            row[Worker.STATUS_1XX + offset] = sum([one.statuses[1 + offset] for one in all])
+        row[Worker.ERRORS] = sum([one.errors for one in all])
         row[Worker.RETRIES] = self.retries.total
-        row[Worker.BYTES_IN] = self.bytes_in
-        row[Worker.BYTES_OUT] = self.bytes_out
-        row[Worker.GENERATION] = self.generation
+        row[Worker.BYTES_IN] = sum([one.bytes_in for one in all])
+        row[Worker.BYTES_OUT] = sum([one.bytes_out for one in all])
         row[Worker.ACCEPT_PAUSES] = self.accept_pauses
         row[Worker.HELD] = self.targets.held
+        for one in all:
+            one.store(row)
         self.targets.flush()
+        # Last: a column that this generation does not name is given away once all workers say so, and
+        # what was counted there must be written by then.
+        row[Worker.GENERATION] = self.generation
 
     def on_tick(self) -> None:
         """Ten times a second: store the counts, close idle pooled connections, go on draining."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from fastlb.model.admin import Admin
 from fastlb.model.auto_scaling import AutoScalingGroup
 from fastlb.model.listener import Listener
 from fastlb.model.settings import setting
@@ -17,6 +18,7 @@ class Configuration:
     listeners: tuple[Listener, ...] = ()
     target_groups: tuple[TargetGroup, ...] = ()
     auto_scaling_groups: tuple[AutoScalingGroup, ...] = ()
+    admin: Admin = field(default_factory=Admin)
     name: str = setting(
         "default",
         "text",

@@ -24,11 +24,13 @@ Kind = Literal[
     "percents",
     "networks",
     "path",
+    "address",
     "environment",
 ]
 """How a value is written: `duration` is seconds in the model and `500ms`, `2s`, `1m` in a file;
 `bytes` is a number in the model and `64KiB` in a file; `ranges` are inclusive pairs, `200-399,404`;
-`number` may have a fraction; `percents` is a list of growing whole numbers up to 100; `environment`
+`number` may have a fraction; `address` is an Address in the model and `HOST:PORT` or `unix:/path` in a
+file; `percents` is a list of growing whole numbers up to 100; `environment`
 is a table of texts in a file and pairs in the model."""
 
 

@@ -1,7 +1,8 @@
 """Counters in shared memory: one row a worker, written by that worker alone, read by everyone.
 
 Each cell is one aligned u64, stored whole, so that a reader sees an old or a new value and never a
-half. A row is a head (`Worker` cells) and one block a target (`Cell` cells, then the histogram).
+half. A row is a head (`Worker` cells, then one short block a listener of `ListenerCell` cells) and one
+block a target (`Cell` cells, then the histogram).
 Knows where the cells are and what they mean; who may write which row is the caller's affair.
 """
 
@@ -17,7 +18,10 @@ from fastlb.target_table.layout import create_memory
 ROWS = 128
 """Twice the most workers, so that a replacement never waits for the row of one that still drains."""
 TARGETS = 2048
-HEAD = 64
+LISTENERS = 256
+LISTENER_BLOCK = 16
+_WORKER_CELLS = 64
+HEAD = _WORKER_CELLS + LISTENERS * LISTENER_BLOCK
 BLOCK = 128
 ROW = HEAD + TARGETS * BLOCK
 COUNTERS_BYTES = ROWS * ROW * 8
@@ -50,6 +54,22 @@ class Worker(IntEnum):
     """Times that accepting stopped for want of file descriptors."""
     HELD = 19
     """Requests and TCP connections that wait for a first instance of their group now."""
+
+
+class ListenerCell(IntEnum):
+    """Cells of a listener's block. All but CONNECTIONS only grow."""
+
+    CONNECTIONS = 0
+    ACCEPTED = 1
+    REQUESTS = 2
+    STATUS_1XX = 3
+    STATUS_2XX = 4
+    STATUS_3XX = 5
+    STATUS_4XX = 6
+    STATUS_5XX = 7
+    ERRORS = 8
+    BYTES_IN = 9
+    BYTES_OUT = 10
 
 
 class Cell(IntEnum):
@@ -185,6 +205,14 @@ class Counters:
                 totals.waiting_since_ns = max(totals.waiting_since_ns, since)
         return totals
 
+    def target_bytes(self, target: int, rows: int) -> tuple[int, int]:
+        """From the target and to it, summed over the first `rows` rows."""
+        places = [index * ROW + block(target) for index in range(rows)]
+        return (
+            sum(self.cells[at + Cell.BYTES_IN] for at in places),
+            sum(self.cells[at + Cell.BYTES_OUT] for at in places),
+        )
+
     def histogram(self, target: int, rows: int) -> list[int]:
         """Latency counts of one target, summed over the first `rows` rows."""
         sums = [0] * BUCKETS
@@ -197,6 +225,11 @@ class Counters:
         self.cells.release()
         self._memory.close()
         os.close(self.fd)
+
+
+def listener_block(listener: int) -> int:
+    """Where the block of a listener begins in a row."""
+    return _WORKER_CELLS + listener * LISTENER_BLOCK
 
 
 def block(target: int) -> int:

@@ -57,6 +57,8 @@ class Snapshot:
     config_id: int
     targets: tuple[TargetEntry, ...]
     slots: tuple[int, ...]
+    listener_columns: tuple[tuple[str, int], ...] = ()
+    """Where each listener, by `listener_key`, is counted. It keeps its column over a reload."""
 
 
 @dataclass(slots=True)
@@ -75,15 +77,17 @@ class SnapshotCodec:
             (t.index, t.group, t.address, t.weight, t.backup, t.state, t.suspect, t.epoch)
             for t in snapshot.targets
         ]
-        return msgpack.packb((snapshot.config_id, self._packed, rows, snapshot.slots))
+        columns = snapshot.listener_columns
+        return msgpack.packb((snapshot.config_id, self._packed, rows, snapshot.slots, columns))
 
     def decode(self, payload: bytes) -> Snapshot:
-        config_id, packed, rows, slots = msgpack.unpackb(payload)
+        config_id, packed, rows, slots, columns = msgpack.unpackb(payload)
         if self._config is None or config_id != self._id:
             self._config = from_plain(Configuration, msgpack.unpackb(packed))
             self._id = config_id
         targets = tuple(TargetEntry(*row) for row in rows)
-        return Snapshot(self._config, config_id, targets, tuple(slots))
+        listeners = tuple((key, column) for key, column in columns)
+        return Snapshot(self._config, config_id, targets, tuple(slots), listeners)
 
 
 def create_memory(name: str, size: int) -> int:

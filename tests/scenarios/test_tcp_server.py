@@ -18,6 +18,7 @@ import pytest
 import uvloop
 
 from fastlb.data_plane import tcp_server
+from fastlb.data_plane.listener_counts import ListenerCounts
 from fastlb.data_plane.tcp_server import TcpConnection
 from fastlb.data_plane.timers import TICK, TimerWheel
 from fastlb.model.address import Address, parse_address
@@ -80,7 +81,7 @@ class FakeWorker:
         self.loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
         self.timers = TimerWheel(self.loop, lambda: None)
         self.connections: set[TcpConnection] = set()
-        self.errors = self.bytes_in = self.bytes_out = 0
+        self.counts = ListenerCounts()
         self._thread = threading.Thread(target=self.loop.run_forever)
         self._thread.start()
         self.run(self.timers.start)
@@ -90,9 +91,6 @@ class FakeWorker:
 
     def connection_closed(self, connection: TcpConnection) -> None:
         self.connections.remove(connection)
-
-    def count_error(self) -> None:
-        self.errors += 1
 
     def run(self, call: Callable[[], object]) -> None:
         async def in_loop() -> None:
@@ -162,6 +160,7 @@ class Stage:
         group = FakeGroup(settings, targets)
         connection = TcpConnection(
             self.worker,
+            self.worker.counts,
             group,  # type: ignore[arg-type]
             idle,
             accepted,
@@ -236,10 +235,10 @@ def test_forwards_both_ways_and_counts(stage: Stage, kind: str) -> None:
     eventually(lambda: not stage.worker.connections)
     assert (target.begun, target.in_flight, target.connections) == (1, 0, 0)
     assert (target.to_target, target.from_target) == (8, 10)
-    assert (stage.worker.bytes_in, stage.worker.bytes_out) == (8, 10)
+    assert (stage.worker.counts.bytes_in, stage.worker.counts.bytes_out) == (8, 10)
     assert target.latencies[0] is not None
     assert target.failures == []
-    assert stage.worker.errors == 0
+    assert stage.worker.counts.errors == 0
 
 
 def test_nagle_is_off_on_both_sides(stage: Stage) -> None:
@@ -264,7 +263,7 @@ def test_refused_goes_to_the_next_at_once(stage: Stage, dead: str) -> None:
     assert [kind for kind, _ in gone.failures] == ["refused"]
     assert str(gone.address) in gone.failures[0][1]
     assert (gone.in_flight, gone.latencies) == (0, [None])
-    assert stage.worker.errors == 0
+    assert stage.worker.counts.errors == 0
 
 
 def test_all_refused_resets_the_client(stage: Stage) -> None:
@@ -274,7 +273,7 @@ def test_all_refused_resets_the_client(stage: Stage) -> None:
         client.recv(1)
     # A refused connect has cost nobody anything: each eligible target is tried.
     assert (first.begun, second.begun, third.begun) == (1, 1, 1)
-    assert stage.worker.errors == 1
+    assert stage.worker.counts.errors == 1
     assert not stage.worker.connections
 
 
@@ -282,7 +281,7 @@ def test_no_target_at_all_resets_the_client(stage: Stage) -> None:
     client, _ = stage.connect()
     with pytest.raises(ConnectionResetError):
         client.recv(1)
-    assert stage.worker.errors == 1
+    assert stage.worker.counts.errors == 1
 
 
 def test_no_more_retries_than_the_group_says(stage: Stage) -> None:
@@ -398,7 +397,7 @@ def test_silence_ends_the_connection(stage: Stage) -> None:
         inner.recv(1)
     assert time.monotonic() - last > idle - TICK
     eventually(lambda: not stage.worker.connections)
-    assert stage.worker.errors == 0
+    assert stage.worker.counts.errors == 0
 
 
 def test_drain_leaves_it_alone_until_it_is_aborted(stage: Stage) -> None:
@@ -446,7 +445,7 @@ def test_want_of_file_descriptors_is_not_the_targets_fault(
         client.recv(1)
     assert target.failures == []
     assert (target.begun, target.in_flight) == (1, 0)
-    assert stage.worker.errors == 1
+    assert stage.worker.counts.errors == 1
 
 
 def test_a_socket_joined_with_itself_is_known() -> None:

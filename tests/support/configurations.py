@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from fastlb.config import Overrides, load
 from fastlb.errors import ConfigError
 from fastlb.model.address import Address
+from fastlb.model.admin import Admin
 from fastlb.model.configuration import Configuration
 from fastlb.model.health_check import HealthCheck
 from fastlb.model.listener import (
@@ -54,6 +55,8 @@ def values(setting: Setting) -> st.SearchStrategy[Any]:
     match setting.kind:
         case "text" | "path":
             strategy: st.SearchStrategy[Any] = names.filter(lambda text: text != "off")
+        case "address":
+            strategy = st.one_of(tcp_addresses, unix_addresses)
         case "count" | "bytes":
             strategy = st.integers(int(least), int(setting.most or 2**31 - 1))
         case "number":
@@ -167,7 +170,10 @@ def configurations(draw: st.DrawFn) -> Configuration:
         )
     return draw(
         settings_of(
-            Configuration, listeners=st.just(tuple(listeners)), target_groups=st.just(groups)
+            Configuration,
+            listeners=st.just(tuple(listeners)),
+            target_groups=st.just(groups),
+            admin=settings_of(Admin),
         )
     )
 

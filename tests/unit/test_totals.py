@@ -10,16 +10,27 @@ from types import SimpleNamespace
 
 import pytest
 
+from fastlb.control_plane.listener_columns import ListenerColumns
 from fastlb.control_plane.status import Status, describe_action, describe_check
 from fastlb.control_plane.target_registry import TargetRegistry
 from fastlb.control_plane.totals import Totals
 from fastlb.control_plane.worker_pool import Worker
+from fastlb.errors import FastlbError
 from fastlb.model.address import parse_address
 from fastlb.model.configuration import Configuration
 from fastlb.model.health_check import HealthCheck
 from fastlb.model.listener import FixedResponse, Forward, Listener, Redirect, WeightedGroup
 from fastlb.model.target_group import Target, TargetGroup
-from fastlb.target_table.counters import HISTOGRAM, Cell, Counters, block, bucket_of
+from fastlb.target_table.counters import (
+    HISTOGRAM,
+    LISTENERS,
+    Cell,
+    Counters,
+    ListenerCell,
+    block,
+    bucket_of,
+    listener_block,
+)
 from fastlb.target_table.counters import Worker as Head
 from fastlb.target_table.layout import TargetEntry
 
@@ -78,6 +89,59 @@ def test_an_index_that_another_target_got_does_not_inherit(counters: Counters) -
     work(counters, 0, 0, requests=5)
     totals.absorb(0, [entry(0, "127.0.0.1:1")])
     assert totals.target(entry(0, "127.0.0.1:9")).requests == 0
+
+
+def test_what_a_group_did_does_not_go_with_its_targets(counters: Counters) -> None:
+    totals = Totals(counters, ROWS)
+    work(counters, 0, 0, requests=5)
+    work(counters, 1, 0, requests=2)
+    leaving = entry(0, "127.0.0.1:1")
+    totals.absorb(0, [leaving])
+    registry = TargetRegistry(
+        (TargetGroup(name="web", targets=(Target(parse_address("127.0.0.1:1")),)),),
+        {"web"},
+        lambda: None,
+    )
+    registry.released = totals.retire
+    registry.deregister(0)
+    assert [one.address for one in registry.leaving()] == ["127.0.0.1:1"]
+    assert totals.gone("web") is None
+    registry.release(0, counters, ROWS)
+    assert registry.leaving() == ()
+    gone = totals.gone("web")
+    assert gone is not None
+    assert (gone.requests, gone.errors, sum(gone.histogram)) == (7, 2, 7)
+    assert totals.target(leaving).requests == 0
+
+
+def test_a_listeners_counts_survive_its_workers_and_its_absence(counters: Counters) -> None:
+    totals = Totals(counters, ROWS)
+    columns = ListenerColumns(totals.forget_listener)
+    columns.assign(["http://a:1", "http://b:1"])
+    at = listener_block(columns["http://b:1"])
+    for row in range(ROWS):
+        counters.row(row)[at + ListenerCell.REQUESTS] = 3
+        counters.row(row)[at + ListenerCell.CONNECTIONS] = 1
+    totals.absorb(0, (), [column for _, column in columns.items()])
+    columns.assign(["http://a:1"])
+    columns.assign(["http://c:1", "http://b:1"])
+    assert len({column for _, column in columns.items()}) == 3
+    found = totals.listener(columns["http://b:1"])
+    assert (found[ListenerCell.REQUESTS], found[ListenerCell.CONNECTIONS]) == (6, 1)
+    assert totals.listener(columns["http://c:1"]) == [0] * len(found)
+
+
+def test_a_listener_column_is_given_away_only_where_none_is_free() -> None:
+    given_away: list[int] = []
+    columns = ListenerColumns(given_away.append)
+    columns.assign(f"http://a:{port}" for port in range(LISTENERS))
+    columns.assign(f"http://a:{port}" for port in range(1, LISTENERS))
+    assert given_away == []
+    columns.assign([f"http://a:{port}" for port in range(1, LISTENERS)] + ["tcp://new:1"])
+    assert given_away == [0]
+    assert columns["tcp://new:1"] == 0
+    with pytest.raises(FastlbError, match="257 listeners"):
+        columns.assign(f"http://b:{port}" for port in range(LISTENERS + 1))
 
 
 @dataclass

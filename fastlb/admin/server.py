@@ -1,0 +1,57 @@
+"""The admin server of an instance: its sockets, its sampler and its routes, from start to end.
+
+Composes; `guard` decides who may ask, `http_api` what is answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Mapping
+
+from fastlb.admin.events import Events
+from fastlb.admin.guard import Guard
+from fastlb.admin.http_api import Api, Command
+from fastlb.admin.places import url_of
+from fastlb.admin.reading import Source
+from fastlb.admin.sampler import Sampler
+from fastlb.admin.serving import AdminHttp
+
+log = logging.getLogger("fastlb.admin")
+
+
+class AdminServer:
+    """What is made of `source` and answered by `commands`, served at whatever sockets it is given."""
+
+    def __init__(self, source: Source, commands: Mapping[str, Command]) -> None:
+        self._sampler = Sampler(source)
+        self._events = Events(self._sampler, source)
+        self._sampler.sampled = self._events.publish
+        self._api = Api(source, self._sampler, self._events, commands)
+        self._own: AdminHttp | None = None
+        self._other: AdminHttp | None = None
+        self._sampler.start()
+
+    def serve_own(self, one: socket.socket) -> None:
+        """At the socket in the run-time folder: whoever gets there is its owner."""
+        self._own = AdminHttp(self._api.app)
+        self._own.begin([one])
+
+    def serve(self, one: socket.socket, token: str | None) -> None:
+        """At the admin address, behind a Guard."""
+        self._other = AdminHttp(Guard(self._api.app, token, one.getsockname()))
+        self._other.begin([one])
+        log.info("admin on %s%s", url_of(one), ", with a token" if token else "")
+
+    async def end_own(self) -> None:
+        """Its file is gone: another one is to be served."""
+        if self._own is not None:
+            await self._own.end()
+            self._own = None
+
+    async def end(self) -> None:
+        """Within two seconds, whatever the clients do."""
+        self._sampler.stop()
+        self._events.close()
+        await asyncio.gather(*(one.end() for one in (self._own, self._other) if one is not None))

@@ -1,0 +1,126 @@
+"""uvicorn inside the supervisor's own loop: it serves sockets that are handed to it, takes no signal,
+logs nothing of single requests, and ends within a second whatever its clients do.
+
+A client that is slow in sending, or in reading, is left. Knows no route.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import h11
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+REQUEST_SECONDS = 15.0
+"""For a whole request to come."""
+STUCK_SECONDS = 20.0
+"""Longest time that a client may take to read what fills its buffer."""
+KEEP_ALIVE = 10
+HEAD_BYTES = 16 * 1024
+MOST_AT_ONCE = 128
+"""Connections that are served; more are answered 503."""
+MOST_CONNECTIONS = 256
+END_SECONDS = 1.0
+
+
+class Connection(H11Protocol):
+    """One client's, with the deadlines that uvicorn leaves out."""
+
+    begun: float
+    """When the wait for its request began."""
+    full_since: float | None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.begun = self.loop.time()
+        self.full_since = None
+        if len(self.connections) > MOST_CONNECTIONS:
+            transport.abort()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self.begun = self.loop.time()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self.full_since = self.loop.time()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self.full_since = None
+
+    def look(self, now: float) -> None:
+        """End it where it takes too long."""
+        waits = self.conn.their_state in (h11.IDLE, h11.SEND_BODY)
+        if (waits and now - self.begun > REQUEST_SECONDS) or (
+            self.full_since is not None and now - self.full_since > STUCK_SECONDS
+        ):
+            self.transport.abort()
+
+
+class AdminHttp(uvicorn.Server):
+    """Serves `app` on sockets that listen."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=Connection,
+                ws="none",
+                lifespan="off",
+                loop="none",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                # Whoever asks is whoever connects: nobody may say otherwise by a header.
+                proxy_headers=False,
+                limit_concurrency=MOST_AT_ONCE,
+                timeout_keep_alive=KEEP_ALIVE,
+                h11_max_incomplete_event_size=HEAD_BYTES,
+            )
+        )
+        self._task: asyncio.Task[None] | None = None
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals are the supervisor's."""
+        yield
+
+    def begin(self, sockets: Sequence[socket.socket]) -> None:
+        # What clients do wrong is no news, and might be told a thousand times a second.
+        logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+        self._task = asyncio.create_task(self.serve(list(sockets)))
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % 10 == 0:
+            now = asyncio.get_running_loop().time()
+            for one in list(self.server_state.connections):
+                if isinstance(one, Connection):
+                    one.look(now)
+        return await super().on_tick(counter)
+
+    async def end(self) -> None:
+        """Close everything. Does not wait for a client."""
+        if self._task is None:
+            return
+        self.should_exit = True
+        done, _ = await asyncio.wait({self._task}, timeout=END_SECONDS)
+        if not done:
+            self.force_exit = True
+            for one in list(self.server_state.connections):
+                transport: Any = one.transport
+                transport.abort()
+            for task in list(self.server_state.tasks):
+                task.cancel()
+            done, _ = await asyncio.wait({self._task}, timeout=END_SECONDS)
+        if not done:
+            self._task.cancel()
+        else:
+            self._task.result()
