@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from fastlb.cli.asking import Supervisor
-from fastlb.control_plane.run_dir import run_dir_path
+from fastlb.control_plane.run_dir import ADMIN, run_dir_path
 from fastlb.errors import FastlbError
 
-ADMIN = "admin.sock"
 API = "/api/v1/"
 ANSWER_SECONDS = 10.0
 SILENCE_SECONDS = 5.0

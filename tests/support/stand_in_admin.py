@@ -59,26 +59,43 @@ class World:
             up = n % 2 == 0
             at = time.time() - 3400 + n * 230
             self._decide(at, "scaling", "web", f"desired {3 - up} to {2 + up}", causes[not up])
-            what = "launch i-0000000%x" % n if up else f"end i-0000000{n - 1:x}"
+            what = f"launch i-0000000{n:x}" if up else f"end i-0000000{n - 1:x}"
             self._act(at + 1, what, causes[not up], "in service after 0.8 s" if up else "done")
         self._decide(
-            time.time() - 40, "health", "10.0.0.2:9000", "unhealthy", "connection refused, 3 in a row"
+            time.time() - 40,
+            "health",
+            "10.0.0.2:9000",
+            "unhealthy",
+            "connection refused, 3 in a row",
         )
 
     def _decide(self, at: float, kind: str, subject: str, what: str, cause: str) -> None:
         self.decisions.append(
             {
-                **{"number": len(self.decisions) + 1, "at": at, "kind": kind, "subject": subject},
-                **{"what": what, "cause": cause, "inputs": {}, "outcome": "", "ended": None},
+                "number": len(self.decisions) + 1,
+                "at": at,
+                "kind": kind,
+                "subject": subject,
+                "what": what,
+                "cause": cause,
+                "inputs": {},
+                "outcome": "",
+                "ended": None,
             }
         )
 
     def _act(self, at: float, what: str, cause: str, outcome: str) -> None:
         self.activities.append(
             {
-                **{"number": len(self.activities) + 1, "at": at, "kind": "activity"},
-                **{"subject": "web", "what": what, "cause": cause, "inputs": {}},
-                **{"outcome": outcome, "ended": at + 2},
+                "number": len(self.activities) + 1,
+                "at": at,
+                "kind": "activity",
+                "subject": "web",
+                "what": what,
+                "cause": cause,
+                "inputs": {},
+                "outcome": outcome,
+                "ended": at + 2,
             }
         )
 
@@ -154,29 +171,51 @@ class World:
         bad = sum(one["state"] != "healthy" for one in targets)
         total = self.rates(412.0, at)
         return {
-            **{"time": at, "name": "shop", "version": "0.1.0", "uptime_s": at - self.started},
-            **{"draining": False, "pid": 4242},
-            "host": {"cpu_percent": 37.5 + 10 * math.sin(at / 31), "memory_percent": 41.0, "cores": 8},
+            "time": at,
+            "name": "shop",
+            "version": "0.1.0",
+            "uptime_s": at - self.started,
+            "draining": False,
+            "pid": 4242,
+            "host": {
+                "cpu_percent": 37.5 + 10 * math.sin(at / 31),
+                "memory_percent": 41.0,
+                "cores": 8,
+            },
             "totals": {**total, "connections": 64},
             "listeners": [
                 {
-                    **{"key": "http://0.0.0.0:8080", "protocol": "http", "rules": 4},
-                    **{"connections": 58, **self.rates(410.0, at, None)},
+                    "key": "http://0.0.0.0:8080",
+                    "protocol": "http",
+                    "rules": 4,
+                    "connections": 58,
+                    **self.rates(410.0, at, None),
                 },
                 {
-                    **{"key": "tcp://127.0.0.1:5432", "protocol": "tcp", "rules": 0},
-                    **{"connections": 6, **self.rates(0.6, at, None)},
+                    "key": "tcp://127.0.0.1:5432",
+                    "protocol": "tcp",
+                    "rules": 0,
+                    "connections": 6,
+                    **self.rates(0.6, at, None),
                 },
             ],
             "groups": [
                 {
-                    **{"name": "api", "algorithm": "least_outstanding_requests"},
-                    **{"fail_open": False, "healthy": len(self.plain_targets) - bad},
-                    **{"targets": len(self.plain_targets), "held": 0, **self.rates(290.0, at)},
+                    "name": "api",
+                    "algorithm": "least_outstanding_requests",
+                    "fail_open": False,
+                    "healthy": len(self.plain_targets) - bad,
+                    "targets": len(self.plain_targets),
+                    "held": 0,
+                    **self.rates(290.0, at),
                 },
                 {
-                    **{"name": "web", "algorithm": "round_robin", "fail_open": False},
-                    **{"healthy": len(ids), "targets": len(ids), "held": 0},
+                    "name": "web",
+                    "algorithm": "round_robin",
+                    "fail_open": False,
+                    "healthy": len(ids),
+                    "targets": len(ids),
+                    "held": 0,
                     **self.rates(122.0, at),
                 },
             ],
@@ -184,18 +223,30 @@ class World:
             "auto_scaling": [self.scaling(at)],
             "instances": [
                 {
-                    **{"id": id, "group": "web", "health": "healthy", "pid": 7000 + n},
+                    "id": id,
+                    "group": "web",
+                    "health": "healthy",
+                    "pid": 7000 + n,
                     "state": "standby" if id in self.standby else "in_service",
-                    **{"address": socket.format(id), "cpu_percent": 48.0 + n, "age_s": 700 - n * 60},
-                    **{"rss_bytes": 83_400_000 + n * 900_000, "protected": id in self.protected},
-                    **{"template_version": 3, "reason": ""},
+                    "address": socket.format(id),
+                    "cpu_percent": 48.0 + n,
+                    "age_s": 700 - n * 60,
+                    "rss_bytes": 83_400_000 + n * 900_000,
+                    "protected": id in self.protected,
+                    "template_version": 3,
+                    "reason": "",
                 }
                 for n, id in enumerate(ids)
             ],
             "workers": [
                 {
-                    **{"index": n, "pid": 4300 + n, "state": "running", "connections": 30 + n},
-                    **{"cpu_percent": 21.5 + n, "rss_bytes": 29_300_000, "accepted_per_s": 3.2},
+                    "index": n,
+                    "pid": 4300 + n,
+                    "state": "running",
+                    "connections": 30 + n,
+                    "cpu_percent": 21.5 + n,
+                    "rss_bytes": 29_300_000,
+                    "accepted_per_s": 3.2,
                     **self.rates(206.0, at + n),
                 }
                 for n in range(2)
@@ -207,9 +258,17 @@ class World:
         policy = {"name": "cpu", "metric": "cpu", "value": value, "target": 60.0, "unit": "%"}
         last = self.decisions[-2]
         return {
-            **{"name": "web", "target_group": "web", "desired": self.desired, "min": 2, "max": 8},
-            **{"in_service": self.desired - len(self.standby), "pending": 0, "terminating": 0},
-            **{"standby": len(self.standby), "policies": [policy], "suspended": self.suspended},
+            "name": "web",
+            "target_group": "web",
+            "desired": self.desired,
+            "min": 2,
+            "max": 8,
+            "in_service": self.desired - len(self.standby),
+            "pending": 0,
+            "terminating": 0,
+            "standby": len(self.standby),
+            "policies": [policy],
+            "suspended": self.suspended,
             "last_decision": {"time": last["at"], "what": last["what"], "cause": last["cause"]},
             "refresh": None,
         }
@@ -224,7 +283,10 @@ class World:
             "errors_4xx": [one["status"]["4xx"] for one in found],
             "errors_5xx": [one["status"]["5xx"] for one in found],
             "connections": [64.0 for _ in found],
-            **{key: [one[key] for one in found] for key in ("p50_ms", "p95_ms", "p99_ms", "in_flight")},
+            **{
+                key: [one[key] for one in found]
+                for key in ("p50_ms", "p95_ms", "p99_ms", "in_flight")
+            },
         }
         for name in series:  # it was not there yet for the first minutes
             series[name][: points // 9] = [None] * (points // 9)

@@ -1,6 +1,6 @@
 // What can be done to targets, groups and instances: which actions each has now, what is asked first.
 
-import { act, askFirst } from "./dialogs.js";
+import { act, askFirst, tell } from "./dialogs.js";
 import { counted } from "./format.js";
 
 const PROCESSES = {
@@ -9,6 +9,11 @@ const PROCESSES = {
   scaling: "Scaling: change the desired number by policies",
 };
 
+const OUT_OF_USE = [
+  { name: "reason", label: "Reason, for whoever looks later", type: "text" },
+  { name: "force", label: "Even if no target that can serve is left", type: "check" },
+];
+
 const plainly = (path, body) => (button) => act(path, body, button);
 
 /** Actions of a target: {label, hurts, run(button)}. */
@@ -16,21 +21,20 @@ export function targetActions(target) {
   const whom = { target: target.address, group: target.group };
   const name = target.instance ?? target.address;
   const actions = [];
-  if (target.override === null || target.state === "healthy" || target.state === "unhealthy") {
+  const out = target.state === "draining" || target.state === "disabled";
+  if (!out) {
     actions.push({
       label: "Drain",
       run: () =>
         askFirst({
           title: `Drain ${name}`,
-          text: "New requests go to other targets at once. What is in flight ends in its own time.",
-          fields: [
-            {
-              ...{ name: "timeout", label: "At most, in seconds", type: "number", min: 0 },
-              ...{ optional: true, hint: "Empty: as long as the group’s own drain timeout." },
-            },
+          text: [
+            "New requests go to other targets at once. What is in flight ends in its own time.",
+            ...standbyNote(target),
           ],
+          fields: OUT_OF_USE,
           verb: "Drain",
-          send: (values) => act("targets/drain", { ...whom, ...values }),
+          send: (values) => tell("targets/drain", { ...whom, ...values }),
         }),
     });
     actions.push({
@@ -39,16 +43,20 @@ export function targetActions(target) {
       run: () =>
         askFirst({
           title: `Disable ${name}`,
-          text: "It gets no requests, whatever its health, until it is enabled again.",
+          text: [
+            "It gets no new requests and no health checks until it is enabled again.",
+            ...standbyNote(target),
+          ],
+          fields: OUT_OF_USE,
           verb: "Disable",
           hurts: true,
-          send: () => act("targets/disable", whom),
+          send: (values) => tell("targets/disable", { ...whom, ...values }),
         }),
     });
   }
-  if (target.state === "draining" || isOverridden(target, "drain"))
+  if (target.state === "draining" && target.override !== null)
     actions.push({ label: "Undrain", run: plainly("targets/undrain", whom) });
-  if (target.state === "disabled" || isOverridden(target, "disable"))
+  if (target.state === "disabled")
     actions.push({ label: "Enable", run: plainly("targets/enable", whom) });
   actions.push({
     label: "Weight",
@@ -60,17 +68,30 @@ export function targetActions(target) {
           { name: "weight", label: "Weight", type: "number", value: target.weight, min: 0, max: 999 },
         ],
         verb: "Set weight",
-        send: (values) => act("targets/weight", { ...whom, ...values }),
+        send: (values) => tell("targets/weight", { ...whom, ...values }),
       }),
   });
   return actions;
 }
 
-const isOverridden = (target, word) => (target.override ?? "").includes(word);
+const standbyNote = (target) =>
+  target.instance ? ["It is an instance: this is its standby, and Return brings it back."] : [];
 
 export function groupActions(group) {
   const path = `auto-scaling-groups/${encodeURIComponent(group.name)}/`;
   const refreshing = group.refresh !== null && group.refresh !== undefined;
+  const undo = (action, label, text) => ({
+    label,
+    hurts: true,
+    run: () =>
+      askFirst({
+        title: `${label}: ${group.name}`,
+        text,
+        verb: label,
+        hurts: true,
+        send: () => tell(`${path}refresh`, { action }),
+      }),
+  });
   return [
     {
       label: "Scale",
@@ -80,37 +101,31 @@ export function groupActions(group) {
           text: `It has ${counted(group.in_service, "instance")} in service, and ${group.desired} desired. Who has to go is drained first. Its policies may change the number again.`,
           fields: [
             {
-              ...{ name: "desired", label: "Desired instances", type: "number", value: group.desired },
+              name: "desired", label: "Desired instances", type: "number", value: group.desired,
               ...{ min: group.min, max: group.max, hint: `From ${group.min} to ${group.max}.` },
             },
           ],
           verb: "Scale",
-          send: (values) => act(`${path}scale`, values),
+          send: (values) => tell(`${path}scale`, values),
         }),
     },
-    refreshing
-      ? {
-          label: "Cancel refresh",
-          hurts: true,
-          run: () =>
-            askFirst({
-              title: `Cancel the refresh of ${group.name}`,
-              text: "What was replaced stays so; nothing more is replaced.",
-              verb: "Cancel the refresh",
-              hurts: true,
-              send: () => act(`${path}refresh`, { action: "cancel" }),
-            }),
-        }
-      : {
+    ...(refreshing
+      ? [
+          undo("cancel", "Cancel refresh", "What was replaced stays so; nothing more is replaced."),
+          undo("rollback", "Roll back", "All go back to the template that was in force before."),
+        ]
+      : [
+        {
           label: "Refresh",
           run: () =>
             askFirst({
               title: `Refresh ${group.name}`,
               text: `All of its instances (${group.in_service}) are replaced by new ones of the configured template: the new ones come first, and it goes back by itself where they answer worse.`,
               verb: "Refresh",
-              send: () => act(`${path}refresh`, {}),
+              send: () => tell(`${path}refresh`, {}),
             }),
         },
+      ]),
     {
       label: "Suspend",
       run: () =>
@@ -118,7 +133,7 @@ export function groupActions(group) {
           title: `Suspend ${group.name}`,
           text: "A ticked process is suspended; one without a tick goes on.",
           fields: Object.entries(PROCESSES).map(([name, label]) => ({
-            ...{ name, label, type: "check", value: group.suspended.includes(name) },
+            name, label, type: "check", value: group.suspended.includes(name),
           })),
           verb: "Apply",
           send: async (values) => {
@@ -126,10 +141,8 @@ export function groupActions(group) {
             const was = (name) => group.suspended.includes(name);
             const more = names.filter((name) => values[name] && !was(name));
             const fewer = names.filter((name) => !values[name] && was(name));
-            let done = true;
-            if (more.length) done = await act(`${path}suspend`, { processes: more });
-            if (fewer.length) done = (await act(`${path}resume`, { processes: fewer })) && done;
-            return done;
+            if (more.length) await tell(`${path}suspend`, { processes: more });
+            if (fewer.length) await tell(`${path}resume`, { processes: fewer });
           },
         }),
     },
@@ -147,10 +160,10 @@ export function instanceActions(one) {
           title: `Put ${one.id} in standby`,
           text: "It is drained and kept running, out of service, so that you can look into it.",
           fields: [
-            { name: "replace", label: "Launch another one in its place", type: "check", value: false },
+            { name: "replace", label: "Launch another one in its place", type: "check" },
           ],
           verb: "Standby",
-          send: (values) => act(`${path}standby`, values),
+          send: (values) => tell(`${path}standby`, values),
         }),
     });
   if (one.state === "standby")
@@ -168,11 +181,11 @@ export function instanceActions(one) {
           title: `Terminate ${one.id}`,
           text: "It is drained, then ended. Another one comes in its place first, unless the desired number is lowered.",
           fields: [
-            { name: "decrement", label: "Lower the desired number by one", type: "check", value: false },
+            { name: "decrement", label: "Lower the desired number by one", type: "check" },
           ],
           verb: "Terminate",
           hurts: true,
-          send: (values) => act(`${path}terminate`, values),
+          send: (values) => tell(`${path}terminate`, values),
         }),
     });
   return actions;
@@ -183,6 +196,6 @@ export function reload() {
     title: "Reload the configuration",
     text: "The file is read anew and checked first. If something in it is wrong, nothing changes.",
     verb: "Reload",
-    send: () => act("reload", {}),
+    send: () => tell("reload", {}),
   });
 }

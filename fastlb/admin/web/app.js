@@ -144,20 +144,6 @@ byId("theme").addEventListener("click", () => {
   showTheme();
 });
 
-byId("login").addEventListener("submit", async (event) => {
-  event.preventDefault();
-  const problem = byId("login-problem");
-  setText(problem, "");
-  try {
-    await ask("login", { token: byId("token").value });
-    byId("token").value = "";
-    feed.open();
-  } catch (error) {
-    setText(problem, error.message);
-    byId("token").select();
-  }
-});
-
 showTheme();
 route();
 feed.open();

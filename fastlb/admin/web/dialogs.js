@@ -26,18 +26,21 @@ function bringNotes() {
   if (notes.parentElement !== home) home.append(notes);
 }
 
-/** Do it and say what became of it; whether it was done. */
-export async function act(path, body = {}, button = null) {
-  if (button) button.disabled = true;
+/** Do it and say what was done. Raises Refused. */
+export async function tell(path, body = {}) {
+  const answer = await ask(path, body);
+  note([answer.said ?? "done", answer.warning].filter(Boolean).join("\n"));
+}
+
+/** The same for a button alone: what was refused is a note as well. */
+export async function act(path, body, button) {
+  button.disabled = true;
   try {
-    const answer = await ask(path, body);
-    note(answer.said ?? "done");
-    return true;
+    await tell(path, body);
   } catch (error) {
     note(error.message, true);
-    return false;
   } finally {
-    if (button) button.disabled = false;
+    button.disabled = false;
   }
 }
 
@@ -70,8 +73,9 @@ export function openDialog(title, content, onclose = () => {}) {
 }
 
 /**
- * A form in a dialog: `text` says what will happen; `fields` are {name, label, type: "number" | "check",
- * value, min, max, hint, optional}. `send` gets their values by name and is true when it was done.
+ * A form in a dialog: `text` says what will happen; `fields` are {name, label, type: "number" | "text" |
+ * "check", value, min, max, hint}. `send` gets their values by name; what it raises is shown in the form,
+ * which stays.
  */
 export function askFirst({ title, text, fields = [], verb, hurts = false, send }) {
   const problem = h("p", { class: "problem", role: "alert" });
@@ -97,20 +101,34 @@ export function askFirst({ title, text, fields = [], verb, hurts = false, send }
       inputs.map((one) => [one.name, one.value()]).filter(([, value]) => value !== undefined),
     );
     go.disabled = true;
-    const done = await send(values);
-    go.disabled = false;
-    if (done) dialog.close();
+    try {
+      await send(values);
+      dialog.close();
+    } catch (error) {
+      problem.textContent = error.message;
+    } finally {
+      go.disabled = false;
+    }
   });
   (inputs[0]?.input ?? (hurts ? cancel : go)).focus();
 }
 
-function field({ name, label, type, value, min, max, hint, optional }) {
+function field({ name, label, type, value, min, max, hint }) {
   const id = `field-${name}`;
   if (type === "check") {
     const input = h("input", { type: "checkbox", id, checked: value });
     return {
-      ...{ name, input, value: () => input.checked, problem: () => null },
+      // What is not ticked is not said: the server's own way holds.
+      name, input, value: () => input.checked || (value === undefined ? undefined : false),
+      problem: () => null,
       element: h("label", { class: "check", for: id }, input, h("span", {}, label)),
+    };
+  }
+  if (type === "text") {
+    const input = h("input", { type: "text", id, autocomplete: "off", maxlength: 200 });
+    return {
+      name, input, value: () => input.value.trim() || undefined, problem: () => null,
+      element: h("label", { class: "field", for: id }, h("span", {}, label), input),
     };
   }
   const input = h("input", { type: "number", id, value, min, max, step: 1, inputmode: "numeric" });
@@ -120,7 +138,6 @@ function field({ name, label, type, value, min, max, hint, optional }) {
     input,
     value: () => (input.value === "" ? undefined : Number(input.value)),
     problem: () => {
-      if (input.value === "" && optional && !input.validity.badInput) return null;
       const fits = input.value !== "" && input.checkValidity();
       return fits ? null : `${label}: expected ${bounds}`;
     },

@@ -9,7 +9,7 @@ class EntryList {
   constructor(title, entries, empty) {
     this.entries = entries;
     this.filter = h("input", {
-      ...{ type: "search", class: "filter", placeholder: "Filter", autocomplete: "off" },
+      type: "search", class: "filter", placeholder: "Filter", autocomplete: "off",
       ...{ "aria-label": `Filter ${title.toLowerCase()}`, oninput: () => this.draw() },
     });
     this.rows = h("ol", { class: "entries" });

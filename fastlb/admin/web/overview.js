@@ -28,7 +28,7 @@ export const rateColumns = [
 const [requests, server, p50, p95, p99, inFlight] = rateColumns;
 
 const number = (key, label, text, more = {}) => ({
-  ...{ key, label, text: (one) => text(one[key]), sort: (one) => one[key], number: true, most: true },
+  key, label, text: (one) => text(one[key]), sort: (one) => one[key], number: true, most: true,
   ...more,
 });
 
@@ -270,7 +270,7 @@ function groupsTable() {
     columns: [
       { key: "name", label: "Group", shape: "main", text: (one) => one.name, sub: (one) => one.algorithm.replaceAll("_", " "), sort: (one) => one.name },
       {
-        ...{ key: "healthy", label: "Healthy", number: true, sort: (one) => one.healthy },
+        key: "healthy", label: "Healthy", number: true, sort: (one) => one.healthy,
         text: (one) => `${one.healthy} / ${one.targets}`,
         look: (one) => (one.fail_open || (one.targets && !one.healthy) ? "bad" : one.healthy < one.targets ? "warn" : ""),
       },

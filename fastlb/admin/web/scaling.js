@@ -29,7 +29,7 @@ class GroupCard {
     this.policies = h("ul", { class: "policies" });
     this.policyList = new KeyedList(
       this.policies,
-      (one) => one.name,
+      (one) => `${one.name} ${one.metric}`,
       () =>
         h("li", {}, h("span", { class: "policy-name" }), h("meter", { min: 0 }), h("span", { class: "policy-value" })),
       showPolicy,
@@ -41,12 +41,13 @@ class GroupCard {
     this.capacity = new Chart({ title: "Instances", series: CAPACITY, format: amount, whole: true, least: group.max });
     this.measure = metric
       ? new Chart({
-          title: `${metric.metric} against its target`,
+          title: `${metric.metric.replaceAll("_", " ")} against its target`,
           series: [
             { key: "metric", label: metric.metric, look: "line", color: "c-2" },
             { key: "target", label: "target", look: "dashed", color: "c-3" },
           ],
           format: (value) => measured(value, metric.unit),
+          axis: (value) => measured(value, metric.unit.startsWith("requests") ? "" : metric.unit),
           least: (metric.target ?? 1) * 1.2,
         })
       : null;
@@ -113,13 +114,14 @@ class GroupCard {
 
 function showPolicy(node, one) {
   const [name, meter, value] = node.children;
-  setText(name, one.name === one.metric ? one.metric : `${one.name} (${one.metric})`);
+  setText(name, one.metric.replaceAll("_", " "));
+  name.title = one.name;
   const bound = one.target ?? 0;
   meter.max = Math.max(bound * 1.5, 1e-9);
   meter.high = bound;
   meter.optimum = 0;
   meter.value = one.value ?? 0;
-  meter.setAttribute("aria-label", `${one.name}: ${measured(one.value, one.unit)} of ${measured(one.target, one.unit)}`);
+  meter.setAttribute("aria-label", `${one.metric}: ${measured(one.value, one.unit)} of ${measured(one.target, one.unit)}`);
   setText(value, `${measured(one.value, one.unit)} of ${measured(one.target, one.unit)}`);
 }
 
@@ -205,7 +207,7 @@ function instancesTable(open) {
     columns: [
       { key: "id", label: "Instance", shape: "main", text: (one) => one.id, sub: (one) => one.reason || (one.protected ? "protected" : one.address), sort: (one) => one.id },
       {
-        ...{ key: "state", label: "State", shape: "status", sort: stateOf },
+        key: "state", label: "State", shape: "status", sort: stateOf,
         make: Badge.make,
         update: (element, one) => Badge.update(element, stateOf(one)),
       },
@@ -216,7 +218,7 @@ function instancesTable(open) {
       { key: "cpu", label: "CPU", ...live, text: (one) => percent(one.cpu_percent), sort: (one) => one.cpu_percent },
       { key: "rss", label: "RSS", ...live, text: (one) => bytes(one.rss_bytes), sort: (one) => one.rss_bytes },
       {
-        ...{ key: "actions", label: "Actions", quiet: true, shape: "actions" },
+        key: "actions", label: "Actions", quiet: true, shape: "actions",
         make: (one) => {
           const name = `Actions for ${one.id}`;
           return h("button", { type: "button", class: "button icon", title: name, "aria-label": name, onclick: () => open(one.id) }, "⋯");

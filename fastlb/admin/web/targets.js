@@ -86,7 +86,7 @@ export class TargetsView {
       columns: [
         { key: "address", label: "Target", shape: "main", titled: true, text: nameOf, sub: (one) => (one.instance ? one.address : one.backup ? "backup" : ""), sort: nameOf },
         {
-          ...{ key: "state", label: "State", shape: "state", sort: rankOf },
+          key: "state", label: "State", shape: "state", sort: rankOf,
           make: () => h("div", {}, Badge.make(), h("span", { class: "sub" })),
           update: (element, one) => {
             Badge.update(element.firstElementChild, stateOf(one));
@@ -98,7 +98,7 @@ export class TargetsView {
         { key: "weight", label: "Weight", number: true, text: (one) => String(one.weight), sort: (one) => one.weight, most: true },
         ...rateColumns,
         {
-          ...{ key: "actions", label: "Actions", quiet: true, shape: "actions" },
+          key: "actions", label: "Actions", quiet: true, shape: "actions",
           make: (one) => {
             const name = `Actions for ${nameOf(one)}`;
             return h("button", { type: "button", class: "button icon", title: name, "aria-label": name, onclick: () => this.#open(keyOf(one)) }, "⋯");

@@ -7,8 +7,8 @@ import { DataTable } from "./tables.js";
 import { Badge } from "./targets.js";
 
 const live = (key, label, text) => ({
-  ...{ key, label, text: (one) => text(one[key]), sort: (one) => one[key] },
-  ...{ number: true, live: true, most: true },
+  key, label, text: (one) => text(one[key]), sort: (one) => one[key],
+  number: true, live: true, most: true,
 });
 const shown = new Set(["requests", "5xx", "in_flight"]);
 
@@ -23,7 +23,7 @@ export class WorkersView {
       columns: [
         { key: "index", label: "Worker", shape: "main", text: (one) => `worker ${one.index}`, sub: (one) => `pid ${one.pid}`, sort: (one) => one.index },
         {
-          ...{ key: "state", label: "State", shape: "status", sort: (one) => one.state },
+          key: "state", label: "State", shape: "status", sort: (one) => one.state,
           make: Badge.make,
           update: (element, one) => Badge.update(element, one.state),
         },

@@ -1,0 +1,357 @@
+"""How `fastlb top` looks: one frame from an overview, what was before it, and what the user has chosen.
+
+Pure. A frame has as many lines as the terminal, none wider. From above: the totals, the last minute, what
+is wrong, the views' names, one table, the selected row in detail, a line for questions and outcomes, the
+keys.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.text import Text
+
+from fastlb.cli.layout import span
+from fastlb.cli.top_detail import detail, troubles
+from fastlb.cli.top_tables import (
+    DEFAULT_SORT,
+    LEFT,
+    STYLES,
+    VIEWS,
+    Column,
+    Row,
+    amount,
+    millis,
+    percent,
+    sized,
+    sorted_rows,
+)
+from fastlb.cli.wording import clean
+
+WIDE = 110
+"""From this width on, tables have the columns that are for wide terminals."""
+LEAST_WIDTH, LEAST_HEIGHT = 60, 14
+HEADER_LINES = 7
+FOOTER_LINES = 2
+LEAST_NAME = 12
+BARS = " ▁▂▃▄▅▆▇█"
+ASCII_BARS = " .:-=+*%#"
+MARK = "> "
+KEYS = (
+    ("tab", "view"),
+    ("j k", "select"),
+    ("s", "sort"),
+    ("d", "drain"),
+    ("u", "undrain"),
+    ("+ -", "scale"),
+    ("?", "help"),
+    ("q", "quit"),
+)
+HELP = (
+    ("1 2 3 4 5, tab", "groups, listeners, targets, instances, workers"),
+    ("up down, j k", "select; also PgUp, PgDn, Home, End"),
+    ("s, r", "sort by the next column; the other way round"),
+    ("d, u", "drain the selected target, or the selected instance's; undrain"),
+    ("+, -", "one instance more or fewer in the selected auto scaling group"),
+    ("y, n", "answer a question; enter and escape do the same"),
+    ("?", "this help"),
+    ("q, Ctrl-C", "quit"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Trail:
+    """Totals of the last minute, the oldest first."""
+
+    requests: tuple[float, ...] = ()
+    errors: tuple[float, ...] = ()
+    p99: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What is looked at: which view, sorted how, which row; and what stands in the line for that."""
+
+    view: int = 0
+    sort: str = ""
+    backwards: bool = False
+    selected: str = ""
+    help: bool = False
+    question: str = ""
+    said: str = ""
+    failed: bool = False
+    lost: str = ""
+    """Why there is nothing new; "" while there is."""
+
+
+def frame(
+    overview: Row, trail: Trail, sight: Sight, width: int, height: int, ascii: bool = False
+) -> list[Text]:
+    """Exactly `height` lines."""
+    if width < LEAST_WIDTH or height < LEAST_HEIGHT:
+        said = f"fastlb top needs {LEAST_WIDTH}x{LEAST_HEIGHT}, this is {width}x{height}"
+        return _fit([Text(said)], width, height)
+    lines = header(overview, trail, sight, width, ascii)
+    room = height - HEADER_LINES - FOOTER_LINES
+    lines += _help() if sight.help else _body(overview, sight, width, room)
+    lines = _fit(lines, width, height - FOOTER_LINES)
+    return _fit([*lines, _message(sight), _keys(width)], width, height)
+
+
+def plain_frame(
+    overview: Row, trail: Trail, width: int | None, sort: str = "", ascii: bool = False
+) -> list[Text]:
+    """Everything once, for a pipe or a terminal that can do no more: all views, each row with its
+    details where they say more."""
+    room = width or 120
+    lines = header(overview, trail, Sight(), room, ascii)[:-2]
+    for view, default in zip(VIEWS, DEFAULT_SORT, strict=True):
+        rows = sorted_rows(view, overview, sort or default, False)
+        lines += [Text(), Text(view.title, "bold")]
+        if not rows:
+            lines.append(Text(f"{' ' * len(MARK)}none", "dim"))
+            continue
+        lines += _table(rows, view.columns, room, None, wide=width is None or room >= WIDE)
+    for row in VIEWS[0].rows(overview):
+        if row["scaling"] is not None:
+            lines += [Text(), *detail(0, row, overview, width)]
+    for line in lines:
+        line.rstrip()
+    return lines
+
+
+# -- the header
+
+
+def header(overview: Row, trail: Trail, sight: Sight, width: int, ascii: bool) -> list[Text]:
+    return [
+        _title(overview, sight, width),
+        _totals(overview, width),
+        _latency(overview),
+        _sparks(trail, width, ascii),
+        troubles(overview, width),
+        _tabs(overview, sight, width),
+        Text("─" * width if not ascii else "-" * width, "dim"),
+    ]
+
+
+def _title(overview: Row, sight: Sight, width: int) -> Text:
+    host = overview["host"]
+    left = Text.assemble(
+        ("fastlb ", "bold"),
+        (clean(str(overview["name"])), "bold cyan"),
+        f"  up {span(overview['uptime_s'])}  host cpu {percent(host['cpu_percent'])} of "
+        f"{host['cores']}, mem {percent(host['memory_percent'])}",
+    )
+    if overview["draining"]:
+        left.append("  DRAINING", "bold yellow")
+    clock = time.strftime("%H:%M:%S", time.localtime(overview["time"]))
+    right = Text(f"LOST {clock}", "bold red") if sight.lost else Text(f"live {clock}", "green")
+    return _ends(left, right, width)
+
+
+def _ends(left: Text, right: Text, width: int) -> Text:
+    left.truncate(max(width - len(right) - 1, 0))
+    return Text.assemble(left, " " * (width - len(left) - len(right)), right)
+
+
+def _totals(overview: Row, width: int) -> Text:
+    totals = overview["totals"]
+    status = totals["status"] or {}
+    line = Text.assemble((f"{amount(totals['requests_per_s'])} req/s", "bold"))
+    styles = {"4xx": "yellow", "5xx": "bold red"}
+    for which in ("2xx", "3xx", "4xx", "5xx"):
+        value = status.get(which)
+        line.append(f"  {which} ", "dim")
+        line.append(f"{amount(value):<5}", styles.get(which, "") if value else "")
+    for name, key in (("errors", "errors_per_s"), ("retries", "retries_per_s")):
+        line.append(f"  {name} ", "dim")
+        line.append(f"{amount(totals[key]):<5}")
+    if width >= WIDE:
+        line.append("  in ", "dim")
+        line.append(f"{sized(totals['bytes_in_per_s'])}/s")
+        line.append("  out ", "dim")
+        line.append(f"{sized(totals['bytes_out_per_s'])}/s")
+    return line
+
+
+def _latency(overview: Row) -> Text:
+    totals = overview["totals"]
+    line = Text()
+    for name in ("p50", "p95", "p99"):
+        line.append(f"{name} ", "dim")
+        line.append(f"{millis(totals[f'{name}_ms']):<8}", "bold")
+    line.append("in flight ", "dim")
+    line.append(f"{amount(totals['in_flight']):<6}", "bold")
+    line.append("connections ", "dim")
+    line.append(f"{amount(connections(overview)):<6}", "bold")
+    line.append("total ", "dim")
+    line.append(amount(totals["requests_total"]))
+    return line
+
+
+def connections(overview: Row) -> float:
+    known = overview["totals"].get("connections")
+    if known is not None:
+        return float(known)
+    return float(sum(one["connections"] or 0 for one in overview["listeners"]))
+
+
+def _sparks(trail: Trail, width: int, ascii: bool) -> Text:
+    """Three small charts of the last minute, in whatever room there is."""
+    each = min(60, (width - len("last minute  req/s   5xx   p99 ")) // 3)
+    line = Text("last minute", "dim")
+    for name, values, style in (
+        ("req/s", trail.requests, "green"),
+        ("5xx", trail.errors, "red"),
+        ("p99", trail.p99, "cyan"),
+    ):
+        line.append(f"  {name} ", "dim")
+        line.append(sparkline(values, each, ascii), style)
+    return line
+
+
+def sparkline(values: Sequence[float], width: int, ascii: bool = False) -> str:
+    """The last values, the greatest of each few where there are more than cells; 0 is blank."""
+    bars = ASCII_BARS if ascii else BARS
+    each = max(1, -(-len(values) // width))
+    first = len(values) % each
+    groups = [values[:first]] if first else []
+    groups += [values[n : n + each] for n in range(first, len(values), each)]
+    peaks = [max(one) for one in groups]
+    top = max(peaks, default=0)
+    steps = len(bars) - 1
+    said = "".join(
+        bars[-(-int(peak * steps * 1000 / top) // 1000)] if top else " " for peak in peaks
+    )
+    return said.rjust(width)
+
+
+def _tabs(overview: Row, sight: Sight, width: int) -> Text:
+    line = Text()
+    for n, view in enumerate(VIEWS):
+        name = f" {n + 1} {view.title} {len(view.rows(overview))} "
+        line.append(name, "reverse bold" if n == sight.view else "")
+    order = " reversed" if sight.backwards else ""
+    right = Text(f"[{VIEWS[sight.view].title}] by {sight.sort or 'name'}{order}", "dim")
+    if len(line) + len(right) + 1 > width:
+        right = Text(f"by {sight.sort or 'name'}{order}", "dim")
+    return _ends(line, right, width) if len(line) + len(right) < width else line
+
+
+# -- the body
+
+
+def _body(overview: Row, sight: Sight, width: int, room: int) -> list[Text]:
+    view = VIEWS[sight.view]
+    rows = sorted_rows(view, overview, sight.sort, sight.backwards)
+    if not rows:
+        return [Text(f"no {view.title.lower()}", "yellow")]
+    at = position(rows, sight)
+    about = detail(sight.view, rows[at], overview, width)
+    below = min(len(about), max(room // 3, 3))
+    shown = max(room - below - 2, 1)  # the heads and the rule
+    first = _first(at, len(rows), shown)
+    page = rows[first : first + shown]
+    lines = _table(page, view.columns, width, at - first, wide=width >= WIDE)
+    lines += [Text()] * (shown - len(page))
+    hidden = len(rows) - len(page)
+    more = f" {first + 1}-{first + len(page)} of {len(rows)} " if hidden else ""
+    lines.append(Text(more.rjust(width), "dim"))
+    return lines + [one.copy() for one in about[:below]]
+
+
+def position(rows: Sequence[Row], sight: Sight) -> int:
+    """Where the selected row is; the first one where it is gone."""
+    name = VIEWS[sight.view].name
+    return next((n for n, row in enumerate(rows) if name(row) == sight.selected), 0)
+
+
+def _first(at: int, count: int, shown: int) -> int:
+    """The first row of the page, so that the selected one has others around it."""
+    return max(0, min(at - shown // 2, count - shown))
+
+
+def _table(
+    rows: Sequence[Row],
+    columns: Sequence[Column],
+    width: int,
+    selected: int | None,
+    wide: bool,
+) -> list[Text]:
+    """Heads and rows. The first column gives way where there is no room; the last one is cut."""
+    used = [one for one in columns if wide or not one.wide]
+    cells = [[column.cell(row) for column in used] for row in rows]
+    widths = [
+        max(len(column.head), *(len(row[n]) for row in cells)) for n, column in enumerate(used)
+    ]
+    others = sum(widths[1:]) + 2 * (len(used) - 1) + len(MARK)
+    if others + widths[0] > width:
+        if used[-1].key == "reason":  # of a long one the beginning says most
+            cut = min(others + widths[0] - width, max(widths[-1] - 20, 0))
+            widths[-1] -= cut
+            others -= cut
+        widths[0] = max(min(widths[0], width - others), LEAST_NAME)
+
+    def line(row: Sequence[str], mark: str, style: str | None) -> Text:
+        made = Text(mark)
+        for n, (column, text) in enumerate(zip(used, row, strict=True)):
+            if len(text) > widths[n]:
+                text = _shortened(text, widths[n]) if n == 0 else text[: widths[n] - 1] + "…"
+            text = text.ljust(widths[n]) if column.key in LEFT else text.rjust(widths[n])
+            made.append(f"{'  ' if n else ''}")
+            made.append(text, style or STYLES.get(text.strip()))
+        return made
+
+    blank = " " * len(MARK)
+    lines = [line([column.head for column in used], blank, "dim")]
+    for n, row in enumerate(cells):
+        made = line(row, MARK if n == selected else blank, None)
+        if n == selected:
+            made.append(" " * (width - len(made)))
+            made.stylize("reverse")
+        lines.append(made)
+    return lines
+
+
+def _shortened(text: str, width: int) -> str:
+    """The end of an address says more than its middle."""
+    before = (width - 1) // 3
+    return f"{text[:before]}…{text[len(text) - (width - 1 - before) :]}"
+
+
+def _help() -> list[Text]:
+    width = max(len(keys) for keys, _ in HELP)
+    lines = [Text(), Text("Keys", "bold")]
+    lines += [Text.assemble((f"  {keys:{width}}", "bold"), f"  {what}") for keys, what in HELP]
+    return lines
+
+
+# -- the footer
+
+
+def _message(sight: Sight) -> Text:
+    if sight.question:
+        return Text(f"{sight.question}  [y/n]", "bold yellow")
+    if sight.lost:
+        return Text(f"no connection: {clean(sight.lost)}; trying again", "bold red")
+    return Text(clean(sight.said), "bold red" if sight.failed else "green")
+
+
+def _keys(width: int) -> Text:
+    line = Text()
+    for key, what in KEYS:
+        line.append(f"{key}", "bold")
+        line.append(f" {what}  ", "dim")
+    return line
+
+
+def _fit(lines: list[Text], width: int, height: int) -> list[Text]:
+    """So many lines, none wider."""
+    fitted = [*lines[:height], *(Text() for _ in range(height - len(lines)))]
+    for line in fitted:
+        line.truncate(width)
+        line.no_wrap = True
+    return fitted
