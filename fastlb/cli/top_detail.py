@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from rich.text import Text
@@ -25,8 +26,6 @@ from fastlb.cli.top_tables import (
 from fastlb.cli.wording import clean, counted
 from fastlb.model.auto_scaling import METRICS
 
-MOST_TROUBLES = 3
-
 
 def detail(view: int, row: Row, overview: Row, width: int | None) -> list[Text]:
     """The lines about one row of a view."""
@@ -48,6 +47,23 @@ def detail(view: int, row: Row, overview: Row, width: int | None) -> list[Text]:
         f"{amount(row['retries_per_s'])} retries/s"
     )
     return _lines(text, width, "bold")
+
+
+def others(view: int, rows: Sequence[Row], width: int | None) -> list[Text]:
+    """What is to be said of rows beside the selected one, where there is room: groups that scale, why
+    targets are not well."""
+    lines: list[Text] = []
+    if view == GROUPS:
+        for row in rows:
+            if row["scaling"] is not None:
+                lines += _group(row, width)
+    elif view == TARGETS:
+        for row in rows:
+            if row["state"] not in ("healthy", "initial") or row["suspect"]:
+                name = row["instance"] or row["address"]
+                said = f"{name} {target_state(row)} for {span(row['since_s'])}: {row['reason']}"
+                lines += _lines(said, width, "red" if row["state"] == "unhealthy" else "")
+    return lines
 
 
 def _lines(text: str, width: int | None, style: str = "") -> list[Text]:
@@ -156,8 +172,18 @@ def troubles(overview: Row, width: int) -> Text:
     if not said:
         targets = len(overview["targets"])
         return Text(f"all {counted(targets, 'target')} well" if targets else "no targets", "green")
-    more = f" (and {len(said) - MOST_TROUBLES} more)" if len(said) > MOST_TROUBLES else ""
-    return Text("! " + clean("; ".join(said[:MOST_TROUBLES]) + more), "bold red")
+    shown = clean(said[0])
+    for n, one in enumerate(said[1:], 1):
+        longer = f"{shown}; {clean(one)}"
+        if len(longer) > width - len("! ; 99 more"):
+            shown = f"{_cut(shown, width - len('! ; 99 more'))}; {len(said) - n} more"
+            break
+        shown = longer
+    return Text("! " + _cut(shown, width - 2), "bold red")
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
 def _troubles(overview: Row) -> list[str]:

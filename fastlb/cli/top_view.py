@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from rich.text import Text
 
 from fastlb.cli.layout import span
-from fastlb.cli.top_detail import detail, troubles
+from fastlb.cli.top_detail import detail, others, troubles
 from fastlb.cli.top_tables import (
     DEFAULT_SORT,
+    GROUPS,
     LEFT,
     STYLES,
     VIEWS,
@@ -114,9 +115,8 @@ def plain_frame(
             lines.append(Text(f"{' ' * len(MARK)}none", "dim"))
             continue
         lines += _table(rows, view.columns, room, None, wide=width is None or room >= WIDE)
-    for row in VIEWS[0].rows(overview):
-        if row["scaling"] is not None:
-            lines += [Text(), *detail(0, row, overview, width)]
+    scaled = others(GROUPS, VIEWS[GROUPS].rows(overview), width)
+    lines += [Text(), *scaled] if scaled else []
     for line in lines:
         line.rstrip()
     return lines
@@ -126,6 +126,7 @@ def plain_frame(
 
 
 def header(overview: Row, trail: Trail, sight: Sight, width: int, ascii: bool) -> list[Text]:
+    """HEADER_LINES of them; the last two are about the table below."""
     return [
         _title(overview, sight, width),
         _totals(overview, width),
@@ -166,9 +167,9 @@ def _totals(overview: Row, width: int) -> Text:
         value = status.get(which)
         line.append(f"  {which} ", "dim")
         line.append(f"{amount(value):<5}", styles.get(which, "") if value else "")
-    for name, key in (("errors", "errors_per_s"), ("retries", "retries_per_s")):
+    for name, key in (("err", "errors_per_s"), ("retry", "retries_per_s")):
         line.append(f"  {name} ", "dim")
-        line.append(f"{amount(totals[key]):<5}")
+        line.append(f"{amount(totals[key]):<4}")
     if width >= WIDE:
         line.append("  in ", "dim")
         line.append(f"{sized(totals['bytes_in_per_s'])}/s")
@@ -182,11 +183,11 @@ def _latency(overview: Row) -> Text:
     line = Text()
     for name in ("p50", "p95", "p99"):
         line.append(f"{name} ", "dim")
-        line.append(f"{millis(totals[f'{name}_ms']):<8}", "bold")
+        line.append(f"{millis(totals[f'{name}_ms']):<7}", "bold")
     line.append("in flight ", "dim")
-    line.append(f"{amount(totals['in_flight']):<6}", "bold")
+    line.append(f"{amount(totals['in_flight']):<5}", "bold")
     line.append("connections ", "dim")
-    line.append(f"{amount(connections(overview)):<6}", "bold")
+    line.append(f"{amount(connections(overview)):<5}", "bold")
     line.append("total ", "dim")
     line.append(amount(totals["requests_total"]))
     return line
@@ -235,9 +236,7 @@ def _tabs(overview: Row, sight: Sight, width: int) -> Text:
         name = f" {n + 1} {view.title} {len(view.rows(overview))} "
         line.append(name, "reverse bold" if n == sight.view else "")
     order = " reversed" if sight.backwards else ""
-    right = Text(f"[{VIEWS[sight.view].title}] by {sight.sort or 'name'}{order}", "dim")
-    if len(line) + len(right) + 1 > width:
-        right = Text(f"by {sight.sort or 'name'}{order}", "dim")
+    right = Text(f"by {sight.sort or 'name'}{order}", "dim")
     return _ends(line, right, width) if len(line) + len(right) < width else line
 
 
@@ -251,7 +250,8 @@ def _body(overview: Row, sight: Sight, width: int, room: int) -> list[Text]:
         return [Text(f"no {view.title.lower()}", "yellow")]
     at = position(rows, sight)
     about = detail(sight.view, rows[at], overview, width)
-    below = min(len(about), max(room // 3, 3))
+    about += others(sight.view, rows[:at] + rows[at + 1 :], width)
+    below = min(len(about), max(room // 3, room - 2 - len(rows)))
     shown = max(room - below - 2, 1)  # the heads and the rule
     first = _first(at, len(rows), shown)
     page = rows[first : first + shown]
