@@ -5,6 +5,7 @@ Turns HTTP into commands and answers into JSON. Who may ask is `guard`'s affair.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import json
 import logging
@@ -20,6 +21,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from fastlb.admin.events import Events, encoded
+from fastlb.admin.metrics import render
 from fastlb.admin.openapi import BASE, openapi
 from fastlb.admin.operations import OPERATIONS, Operation
 from fastlb.admin.reading import Source
@@ -65,6 +67,7 @@ class Api:
         self._sampler = sampler
         self._events = events
         self._commands = commands
+        self._scraping = asyncio.Lock()
         self._operations = tuple(one for one in OPERATIONS if one.command in commands)
         routes: list[BaseRoute] = [
             Route(f"{BASE}/overview", self._overview),
@@ -72,6 +75,7 @@ class Api:
             Route(f"{BASE}/series", self._series),
             Route(f"{BASE}/openapi.json", self._openapi),
             *(self._route(one) for one in self._operations),
+            Route("/metrics", self._metrics),
             Route("/", self._page),
             Mount("/static", StaticFiles(directory=WEB, check_dir=False)),
         ]
@@ -107,6 +111,14 @@ class Api:
                 "target:GROUP/ADDRESS or worker:INDEX",
             )
         return json_response(found)
+
+    async def _metrics(self, request: Request) -> Response:
+        # One at a time: scrapers may wait for each other, the supervisor for none.
+        async with self._scraping:
+            reading = self._source.read()
+            accept = request.headers.get("accept", "")
+            text, kind = await asyncio.to_thread(render, reading, self._source.buckets, accept)
+        return Response(text, headers={"Content-Type": kind})
 
     async def _openapi(self, request: Request) -> Response:
         return json_response(openapi(self._operations, self._sampler.reading.version))

@@ -30,6 +30,8 @@ class Counts:
     accepted: int | None = None
     queued: int | None = None
     queue_wait_us: int | None = None
+    latency_us: int | None = None
+    """The sum of what the histogram holds."""
 
 
 @dataclass(slots=True)
@@ -102,6 +104,13 @@ class Reading:
     rss: int | None
     totals: Counts
     rejected: int
+    log_dropped: int
+    """Lines of the access log that were lost."""
+    open_files: int | None
+    most_open_files: int
+    """Of the supervisor."""
+    started: float
+    """Since 1970."""
     listeners: list[ListenerReading] = field(default_factory=list)
     groups: list[GroupReading] = field(default_factory=list)
     targets: list[TargetReading] = field(default_factory=list)

@@ -15,7 +15,6 @@ from typing import Any
 from fastlb.config.amounts import write_amount
 from fastlb.config.read_policies import ADJUSTMENTS
 from fastlb.config.write_values import format_duration, to_toml_value
-from fastlb.model.admin import Admin
 from fastlb.model.auto_scaling import (
     AutoScalingGroup,
     LaunchTemplate,
@@ -41,8 +40,7 @@ def to_toml(configuration: Configuration, *, show_env: bool = True) -> str:
     lines = [*_settings(configuration)]
     if not show_env and any(group.launch_template.env for group in scaled):
         lines.insert(0, f'# Values of `env` are hidden as "{HIDDEN}"; --show-env shows them.')
-    if configuration.admin != Admin():
-        lines += ["", "[admin]", *_settings(configuration.admin)]
+    lines += ["", "[admin]", *_settings(configuration.admin)]
     for listener in configuration.listeners:
         lines += ["", "[[listeners]]", *_listener(listener)]
     for group in configuration.target_groups:

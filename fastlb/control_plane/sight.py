@@ -7,6 +7,7 @@ thousand targets must not keep the supervisor from its work.
 from __future__ import annotations
 
 import os
+import resource
 import time
 from collections.abc import Collection, Sequence, Set
 from dataclasses import dataclass
@@ -48,6 +49,8 @@ from fastlb.target_table.counters import Worker as Head
 from fastlb.target_table.handover import listener_key
 from fastlb.target_table.layout import TargetEntry
 
+HOST_LOOK = 0.5
+"""Least seconds between two looks at the host: percentages of less say nothing."""
 _PACKED = Struct(f"<{BUCKETS}Q")
 _COLUMNS = (
     Cell.IN_FLIGHT,
@@ -59,6 +62,7 @@ _COLUMNS = (
     Cell.BYTES_OUT,
     Cell.QUEUED,
     Cell.QUEUE_WAIT_US,
+    Cell.LATENCY_US,
 )
 _BOUNDS = tuple(bucket_bounds(bucket) for bucket in range(BUCKETS))
 
@@ -88,11 +92,12 @@ class Instance(Protocol):
 
 @dataclass(slots=True)
 class _Latencies:
-    """A target's packed histogram, and whether it may have grown since."""
+    """A target's packed histogram as of its last change; `fresh` if that was at the last look."""
 
     key: tuple[int, str, str]
-    requests: int
-    moving: bool
+    latency_us: int
+    """The sum of what is in it, which changes with it."""
+    fresh: bool
     packed: int
 
 
@@ -102,6 +107,8 @@ class Sight:
     def __init__(self, instance: Instance) -> None:
         self._instance = instance
         self._started = time.monotonic()
+        self._started_at = time.time()
+        self._host: tuple[float, float, float] | None = None
         self._histograms: dict[int, _Latencies] = {}
         self._states: dict[int, tuple[str, str, float]] = {}
         """By the target's index: address, state, and since when."""
@@ -123,6 +130,7 @@ class Sight:
         owners = {one["address"]: one["id"] for group in scaling for one in group["instances"]}
         targets, sums = self._targets(now, owners)
         total = sum((counts.histogram or 0) for counts in sums.values())
+        host_cpu, host_memory = self._look_at_host(now)
         head = instance.totals.head
         return Reading(
             at=now,
@@ -132,8 +140,8 @@ class Sight:
             pid=os.getpid(),
             uptime=now - self._started,
             draining=instance.draining,
-            host_cpu_percent=psutil.cpu_percent(None),
-            host_memory_percent=psutil.virtual_memory().percent,
+            host_cpu_percent=host_cpu,
+            host_memory_percent=host_memory,
             cores=os.cpu_count() or 1,
             cpu_seconds=cpu_seconds,
             rss=rss,
@@ -156,12 +164,22 @@ class Sight:
                 accepted=head(Head.ACCEPTED),
             ),
             rejected=head(Head.REJECTED),
+            log_dropped=head(Head.LOG_DROPPED),
+            open_files=_open_files(),
+            most_open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+            started=self._started_at,
             listeners=self._listeners(),
             groups=self._groups(targets, sums),
             targets=targets,
             workers=[self._worker(one) for one in instance.workers],
             auto_scaling=scaling,
         )
+
+    def _look_at_host(self, now: float) -> tuple[float, float]:
+        """Percent of all cores since the last look, and of memory."""
+        if self._host is None or now - self._host[0] > HOST_LOOK:
+            self._host = now, psutil.cpu_percent(None), psutil.virtual_memory().percent
+        return self._host[1:]
 
     def latencies(self, histogram: int, shares: Sequence[float]) -> list[float] | None:
         counts = _unpacked(histogram)
@@ -255,6 +273,7 @@ class Sight:
             bytes_out,
             queued,
             wait,
+            latency,
         ) = [column[entry.index] for column in cells]
         counts = Counts(
             requests=requests,
@@ -266,6 +285,7 @@ class Sight:
             status_5xx=status_5xx,
             queued=queued,
             queue_wait_us=wait,
+            latency_us=latency,
         )
         dead = self._instance.totals.dead(entry)
         if dead is not None:
@@ -277,15 +297,15 @@ class Sight:
         key = entry.index, entry.group, entry.address
         known = self._histograms.get(entry.index)
         if known is None or known.key != key:
-            if not counts.requests:
+            if not counts.latency_us:
                 return 0
-            known = self._histograms[entry.index] = _Latencies(key, -1, True, 0)
-        changed = counts.requests != known.requests
-        moving = changed or bool(counts.in_flight)
-        # Once more after it came to rest: a worker writes the counts of a tick one after the other.
-        if moving or known.moving:
+            known = self._histograms[entry.index] = _Latencies(key, 0, True, 0)
+        latency_us = counts.latency_us or 0
+        changed = latency_us != known.latency_us
+        # Once more after a change: a worker writes the counts of a tick one after the other.
+        if changed or known.fresh:
             known.packed = self._read_histogram(entry)
-        known.requests, known.moving = counts.requests, moving
+        known.latency_us, known.fresh = latency_us, changed
         return known.packed
 
     def _read_histogram(self, entry: TargetEntry) -> int:
@@ -359,33 +379,35 @@ class Sight:
 
     def _worker(self, worker: Worker) -> WorkerReading:
         instance = self._instance
-        row = instance.counters.row(worker.index)
+        index = worker.index
+        row = instance.counters.row(index)
+        ever = instance.totals.worker
         cpu_seconds, rss = _process(worker.pid) if worker.pid else (None, None)
         return WorkerReading(
-            index=worker.index,
+            index=index,
             pid=worker.pid,
-            state="hung" if worker.index in instance.hung else worker.state,
+            state="hung" if index in instance.hung else worker.state,
             restarts=worker.restarts,
             cpu_seconds=cpu_seconds,
             rss=rss,
             held=row[Head.HELD],
             accept_pauses=row[Head.ACCEPT_PAUSES],
             counts=Counts(
-                requests=row[Head.REQUESTS],
-                errors=row[Head.ERRORS],
-                bytes_in=row[Head.BYTES_IN],
-                bytes_out=row[Head.BYTES_OUT],
+                requests=ever(index, Head.REQUESTS),
+                errors=ever(index, Head.ERRORS),
+                bytes_in=ever(index, Head.BYTES_IN),
+                bytes_out=ever(index, Head.BYTES_OUT),
                 connections=row[Head.CONNECTIONS],
                 in_flight=row[Head.IN_FLIGHT],
                 statuses=(
-                    row[Head.STATUS_1XX],
-                    row[Head.STATUS_2XX],
-                    row[Head.STATUS_3XX],
-                    row[Head.STATUS_4XX],
-                    row[Head.STATUS_5XX],
+                    ever(index, Head.STATUS_1XX),
+                    ever(index, Head.STATUS_2XX),
+                    ever(index, Head.STATUS_3XX),
+                    ever(index, Head.STATUS_4XX),
+                    ever(index, Head.STATUS_5XX),
                 ),
-                retries=row[Head.RETRIES],
-                accepted=row[Head.ACCEPTED],
+                retries=ever(index, Head.RETRIES),
+                accepted=ever(index, Head.ACCEPTED),
             ),
         )
 
@@ -422,6 +444,7 @@ def _counts_of_dead(figures: TargetFigures, *, with_histogram: bool = True) -> C
         status_5xx=figures.status_5xx,
         queued=figures.queued,
         queue_wait_us=figures.queue_wait_us,
+        latency_us=figures.latency_us,
         histogram=_packed(figures.histogram) if with_histogram else None,
     )
 
@@ -436,6 +459,7 @@ def _add(sums: Counts, one: Counts) -> None:
     sums.status_5xx = (sums.status_5xx or 0) + (one.status_5xx or 0)
     sums.queued = (sums.queued or 0) + (one.queued or 0)
     sums.queue_wait_us = (sums.queue_wait_us or 0) + (one.queue_wait_us or 0)
+    sums.latency_us = (sums.latency_us or 0) + (one.latency_us or 0)
     sums.histogram = (sums.histogram or 0) + (one.histogram or 0)
 
 
@@ -445,6 +469,13 @@ def _packed(histogram: Sequence[int]) -> int:
 
 def _unpacked(packed: int) -> tuple[int, ...]:
     return _PACKED.unpack(packed.to_bytes(_PACKED.size, "little"))
+
+
+def _open_files() -> int | None:
+    try:
+        return len(os.listdir("/proc/self/fd")) - 1  # the listing's own
+    except OSError:
+        return None
 
 
 def _process(pid: int) -> tuple[float | None, int | None]:

@@ -35,6 +35,7 @@ GROWING = (
     Worker.RETRIES,
     Worker.BYTES_IN,
     Worker.BYTES_OUT,
+    Worker.LOG_DROPPED,
 )
 
 GROWING_OF_LISTENERS = tuple(ListenerCell)[1:]
@@ -55,6 +56,8 @@ class TargetFigures:
     queue_wait_us: int = 0
     bytes_in: int = 0
     bytes_out: int = 0
+    latency_us: int = 0
+    """The sum of what is in the histogram."""
     histogram: list[int] = field(default_factory=lambda: [0] * BUCKETS)
 
     def add(self, other: TargetFigures) -> None:
@@ -65,26 +68,24 @@ class TargetFigures:
         self.queue_wait_us += other.queue_wait_us
         self.bytes_in += other.bytes_in
         self.bytes_out += other.bytes_out
+        self.latency_us += other.latency_us
         self.histogram = [a + b for a, b in zip(self.histogram, other.histogram, strict=True)]
 
 
 class Totals:
-    """Sums over the living workers' rows and what the dead ones left."""
+    """Sums over the living workers' rows and what the dead ones left. `rows` of the counters are in
+    use; they grow with the workers."""
 
     def __init__(self, counters: Counters, rows: int) -> None:
         self._counters = counters
-        self._rows = rows
-        self._heads = dict.fromkeys(GROWING, 0)
+        self.rows = rows
+        self._heads: dict[int, dict[Worker, int]] = {}
+        """By row."""
         self._targets: dict[Key, TargetFigures] = {}
         self._listeners: dict[int, list[int]] = {}
         """By column, in the order of ListenerCell."""
         self._gone: dict[str, TargetFigures] = {}
         """By group, of the targets that are registered no more."""
-
-    @property
-    def rows(self) -> int:
-        """Of the counters, those that workers may write."""
-        return self._rows
 
     def absorb(
         self, index: int, targets: Iterable[TargetEntry], listeners: Iterable[int] = ()
@@ -92,8 +93,9 @@ class Totals:
         """Remember the row of a dead worker, and zero it. `targets` are all that have a column, those
         that are deregistered and not yet given away among them; `listeners` are theirs."""
         row = self._counters.row(index)
+        heads = self._heads.setdefault(index, dict.fromkeys(GROWING, 0))
         for cell in GROWING:
-            self._heads[cell] += row[cell]
+            heads[cell] += row[cell]
         for column in listeners:
             known_cells = self._listeners.setdefault(column, [0] * LISTENER_CELLS)
             at = listener_block(column)
@@ -117,14 +119,17 @@ class Totals:
 
     def head(self, cell: Worker) -> int:
         """A head cell summed: over all workers ever where it only grows, else over the living."""
-        return self._heads.get(cell, 0) + sum(
-            self._counters.row(index)[cell] for index in range(self._rows)
-        )
+        dead = sum(heads.get(cell, 0) for heads in self._heads.values())
+        return dead + sum(self._counters.row(index)[cell] for index in range(self.rows))
+
+    def worker(self, index: int, cell: Worker) -> int:
+        """The same of one row alone, of all workers that had it."""
+        return self._heads.get(index, {}).get(cell, 0) + self._counters.row(index)[cell]
 
     def in_flight(self, targets: Iterable[TargetEntry], index: int | None = None) -> int:
         """Requests and TCP connections that targets have now, of one worker or of all."""
         columns = max((target.index for target in targets), default=-1) + 1
-        rows = range(self._rows) if index is None else (index,)
+        rows = range(self.rows) if index is None else (index,)
         end = block(columns)
         # A strided copy for each row: a status of a thousand targets is asked while requests run.
         return sum(
@@ -134,17 +139,18 @@ class Totals:
 
     def target(self, target: TargetEntry) -> TargetFigures:
         dead = self._targets.get(key_of(target)) or TargetFigures()
-        alive = self._counters.target(target.index, self._rows)
-        bytes_in, bytes_out = self._counters.target_bytes(target.index, self._rows)
-        histogram = self._counters.histogram(target.index, self._rows)
+        alive = self._counters.target(target.index, self.rows)
+        more = self._counters.target_more(target.index, self.rows)
+        histogram = self._counters.histogram(target.index, self.rows)
         return TargetFigures(
             dead.requests + alive.requests,
             dead.errors + alive.errors,
             dead.status_5xx + alive.status_5xx,
             dead.queued + alive.queued,
             dead.queue_wait_us + alive.queue_wait_us,
-            dead.bytes_in + bytes_in,
-            dead.bytes_out + bytes_out,
+            dead.bytes_in + more[0],
+            dead.bytes_out + more[1],
+            dead.latency_us + more[2],
             [a + b for a, b in zip(dead.histogram, histogram, strict=True)],
         )
 
@@ -165,7 +171,7 @@ class Totals:
         """In the order of ListenerCell: over all workers ever, CONNECTIONS over the living."""
         sums = list(self._listeners.get(column, (0,) * LISTENER_CELLS))
         at = listener_block(column)
-        for index in range(self._rows):
+        for index in range(self.rows):
             cells = self._counters.row(index)[at : at + LISTENER_CELLS].tolist()
             sums = [a + b for a, b in zip(sums, cells, strict=True)]
         return sums
@@ -185,6 +191,7 @@ def _figures(row: memoryview, at: int) -> TargetFigures:
         row[at + Cell.QUEUE_WAIT_US],
         row[at + Cell.BYTES_IN],
         row[at + Cell.BYTES_OUT],
+        row[at + Cell.LATENCY_US],
         row[at + HISTOGRAM : at + HISTOGRAM + BUCKETS].tolist(),
     )
 

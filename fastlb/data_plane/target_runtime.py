@@ -60,6 +60,7 @@ class TargetRuntime:
         "in_flight",
         "index",
         "key",
+        "latency",
         "pool",
         "queue_wait_us",
         "queued",
@@ -95,6 +96,8 @@ class TargetRuntime:
         self._awaited_since = 0
         self.heard = False
         self.histogram = [0] * BUCKETS
+        self.latency = 0.0
+        """The sum of what the histogram holds, in seconds."""
         self.pool: Any = None
         """The HTTP side's TargetPool, which this module does not know; it needs close and forget."""
         self.entry = entry
@@ -142,6 +145,7 @@ class TargetRuntime:
         self._cells[self._base] = self.in_flight
         if seconds is not None:
             self.histogram[bucket_of(int(seconds * 1e6))] += 1
+            self.latency += seconds
         if not self._dirty:
             self._dirty = True
             self._table.dirty.append(self)
@@ -231,6 +235,7 @@ class TargetRuntime:
         cells[base + Cell.BYTES_OUT] = self.bytes_out
         cells[base + Cell.QUEUED] = self.queued
         cells[base + Cell.QUEUE_WAIT_US] = self.queue_wait_us
+        cells[base + Cell.LATENCY_US] = int(self.latency * 1e6)
         if self.heard:
             self.heard = False
             cells[base + Cell.LAST_BYTE_NS] = now_ns

@@ -54,6 +54,8 @@ class Worker(IntEnum):
     """Times that accepting stopped for want of file descriptors."""
     HELD = 19
     """Requests and TCP connections that wait for a first instance of their group now."""
+    LOG_DROPPED = 60
+    """Lines of the access log that were lost, since the file did not take them in time."""
 
 
 class ListenerCell(IntEnum):
@@ -94,6 +96,8 @@ class Cell(IntEnum):
     """Of REQUESTS, those that had been held until a target was there."""
     QUEUE_WAIT_US = 11
     """The sum of their waits, in microseconds."""
+    LATENCY_US = 12
+    """The sum of the latencies in the histogram, in microseconds."""
 
 
 HISTOGRAM = 16
@@ -205,12 +209,14 @@ class Counters:
                 totals.waiting_since_ns = max(totals.waiting_since_ns, since)
         return totals
 
-    def target_bytes(self, target: int, rows: int) -> tuple[int, int]:
-        """From the target and to it, summed over the first `rows` rows."""
+    def target_more(self, target: int, rows: int) -> tuple[int, int, int]:
+        """Bytes from the target and to it, and microseconds of latency, summed over the first `rows`
+        rows."""
         places = [index * ROW + block(target) for index in range(rows)]
         return (
             sum(self.cells[at + Cell.BYTES_IN] for at in places),
             sum(self.cells[at + Cell.BYTES_OUT] for at in places),
+            sum(self.cells[at + Cell.LATENCY_US] for at in places),
         )
 
     def histogram(self, target: int, rows: int) -> list[int]:
