@@ -7,6 +7,7 @@ keys.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -224,9 +225,8 @@ def sparkline(values: Sequence[float], width: int, ascii: bool = False) -> str:
     peaks = [max(one) for one in groups]
     top = max(peaks, default=0)
     steps = len(bars) - 1
-    said = "".join(
-        bars[-(-int(peak * steps * 1000 / top) // 1000)] if top else " " for peak in peaks
-    )
+    # Of what is not nothing at least something is seen.
+    said = "".join(bars[min(math.ceil(one * steps / top), steps)] if top else " " for one in peaks)
     return said.rjust(width)
 
 

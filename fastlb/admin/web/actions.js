@@ -102,7 +102,7 @@ export function groupActions(group) {
           fields: [
             {
               name: "desired", label: "Desired instances", type: "number", value: group.desired,
-              ...{ min: group.min, max: group.max, hint: `From ${group.min} to ${group.max}.` },
+              min: group.min, max: group.max, hint: `From ${group.min} to ${group.max}.`,
             },
           ],
           verb: "Scale",

@@ -10,7 +10,7 @@ class EntryList {
     this.entries = entries;
     this.filter = h("input", {
       type: "search", class: "filter", placeholder: "Filter", autocomplete: "off",
-      ...{ "aria-label": `Filter ${title.toLowerCase()}`, oninput: () => this.draw() },
+      "aria-label": `Filter ${title.toLowerCase()}`, oninput: () => this.draw(),
     });
     this.rows = h("ol", { class: "entries" });
     this.nothing = h("p", { class: "nothing" }, empty);

@@ -54,34 +54,43 @@ class Tile {
   }
 }
 
-/** What an operator should look at first: {text, href, bad}. Pure. */
+/** What an operator should look at first: {key, text, href, bad}. Pure. */
 export function troubles(overview) {
   const found = [];
-  if (overview.draining) found.push({ text: "The balancer drains: it is on its way to stop.", bad: true });
+  const add = (key, text, href, bad = false) => found.push({ key, text, href, bad });
+  if (overview.draining) add("draining", "The balancer drains: it is on its way to stop.", null, true);
   for (const one of overview.groups) {
     const href = `#targets?${encodeURIComponent(one.name)}`;
+    const key = `group ${one.name}`;
     if (one.fail_open)
-      found.push({ text: `${one.name}: no target is healthy; it fails open, all of them get traffic`, href, bad: true });
+      add(key, `${one.name}: no target is healthy; it fails open, all of them get traffic`, href, true);
     else if (one.targets > 0 && one.healthy === 0)
-      found.push({ text: `${one.name}: no target is healthy`, href, bad: true });
-    if (one.held > 0) found.push({ text: `${one.name}: ${counted(one.held, "request")} held for want of a target`, href });
+      add(key, `${one.name}: no target is healthy`, href, true);
+    if (one.held > 0)
+      add(`${key} holds`, `${one.name}: ${counted(one.held, "request")} held for want of a target`, href);
   }
   const unhealthy = overview.targets.filter((one) => one.state === "unhealthy");
-  for (const one of unhealthy.slice(0, 3))
-    found.push({ text: `${one.address} in ${one.group} is unhealthy: ${one.reason}`, href: `#targets?${encodeURIComponent(one.address)}`, bad: true });
+  for (const one of unhealthy.slice(0, 3)) {
+    // When it was last looked at changes each second, and is in the table.
+    const reason = one.reason.replace(/, last [\d.]+ s ago$/, "");
+    const text = `${one.instance ?? one.address} in ${one.group} is unhealthy: ${reason}`;
+    add(`target ${one.group}/${one.address}`, text, `#targets?${encodeURIComponent(one.address)}`, true);
+  }
   if (unhealthy.length > 3)
-    found.push({ text: `${unhealthy.length - 3} more targets are unhealthy`, href: "#targets?unhealthy", bad: true });
+    add("more", `${unhealthy.length - 3} more targets are unhealthy`, "#targets?unhealthy", true);
   const suspects = overview.targets.filter((one) => one.suspect && one.state !== "unhealthy").length;
-  if (suspects) found.push({ text: `${counted(suspects, "target")} suspect: under closer watch`, href: "#targets?suspect" });
+  if (suspects)
+    add("suspects", `${counted(suspects, "target")} suspect: under closer watch`, "#targets?suspect");
   for (const one of overview.auto_scaling) {
-    const href = "#scaling";
-    if (one.blocked) found.push({ text: `${one.name}: no launch: ${one.blocked}`, href, bad: true });
-    if (one.suspended.length) found.push({ text: `${one.name}: ${one.suspended.join(", ")} suspended`, href });
-    if (one.refused) found.push({ text: `${one.name}: no scale-out: ${one.refused}`, href });
+    const key = `scaling ${one.name}`;
+    if (one.blocked) add(`${key} blocked`, `${one.name}: no launch: ${one.blocked}`, "#scaling", true);
+    if (one.suspended.length)
+      add(`${key} suspended`, `${one.name}: ${one.suspended.join(", ")} suspended`, "#scaling");
+    if (one.refused) add(`${key} refused`, `${one.name}: no scale-out: ${one.refused}`, "#scaling");
   }
   for (const one of overview.workers)
     if (one.state === "hung" || one.state === "dead")
-      found.push({ text: `worker ${one.index} (pid ${one.pid}) is ${one.state}`, href: "#workers", bad: true });
+      add(`worker ${one.index}`, `worker ${one.index} (pid ${one.pid}) is ${one.state}`, "#workers", true);
   return found;
 }
 
@@ -116,9 +125,12 @@ export class OverviewView {
     this.health = h("ul", { class: "health card", "aria-label": "Health" });
     this.healthList = new KeyedList(
       this.health,
-      (one) => one.text,
-      (one) => h("li", { class: one.look }, one.href ? h("a", { href: one.href }, one.text) : one.text),
-      () => {},
+      (one) => one.key,
+      (one) => h("li", {}, one.href ? h("a", { href: one.href }) : h("span", {})),
+      (node, one) => {
+        setClass(node, one.look);
+        setText(node.firstElementChild, one.text);
+      },
     );
     this.scope = h("select", { "aria-label": "Charts of", onchange: () => this.#choose() });
     this.scopes = new KeyedList(
@@ -180,13 +192,8 @@ export class OverviewView {
 
   show(overview) {
     this.#showTiles(overview);
-    const found = troubles(overview);
-    const fine = `All ${counted(overview.targets.length, "target")} in service; nothing to look at.`;
-    this.healthList.show(
-      found.length
-        ? found.map((one) => ({ ...one, look: one.bad ? "bad" : "warn" }))
-        : [{ text: overview.targets.length ? fine : "No targets yet.", look: overview.targets.length ? "ok" : "warn" }],
-    );
+    const found = troubles(overview).map((one) => ({ ...one, look: one.bad ? "bad" : "warn" }));
+    this.healthList.show(found.length ? found : [calmOf(overview)]);
     this.scopes.show([
       { value: "all", label: "Everything" },
       ...overview.groups.map((one) => ({ value: `group:${one.name}`, label: `Group ${one.name}` })),
@@ -250,6 +257,14 @@ export class OverviewView {
     busy.spark.begin(values.in_flight);
     connections.spark.begin(values.connections ?? []);
   }
+}
+
+/** What is said where nothing is wrong. */
+function calmOf({ targets }) {
+  const text = targets.length
+    ? `${counted(targets.length, "target")}, nothing to look at.`
+    : "No targets yet.";
+  return { key: "calm", text, look: targets.length ? "ok" : "warn" };
 }
 
 function otherStates(targets) {
