@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.fastlb import ROOT
+from tests.support.fastlb import ROOT, FastlbProcess
 from tests.support.processes import RUN_DIR_VARIABLE, wait_until
 from tests.support.scaling import ScaledFastlb, group_of
 from tests.support.targets import DemoTarget
@@ -22,7 +22,10 @@ ALTERNATE = b"\x1b[?1049h"
 BACK = b"\x1b[?1049l"
 HIDDEN_CURSOR = b"\x1b[?25l"
 SHOWN_CURSOR = b"\x1b[?25h"
-LISTENER = '[[listeners]]\naddress = "http://127.0.0.1:0"\ndefault = { forward = "plain" }\n'
+LISTENERS = "".join(
+    f'[[listeners]]\naddress = "http://127.0.0.1:0"\ndefault = {{ forward = "{one}" }}\n'
+    for one in ("plain", "web")
+)
 
 
 @pytest.fixture(scope="module")
@@ -35,18 +38,18 @@ def targets() -> Iterator[list[DemoTarget]]:
 def fastlb(run_root: Path, targets: list[DemoTarget]) -> Iterator[ScaledFastlb]:
     addresses = ", ".join(f'"{one.address}"' for one in targets)
     plain = f"[target_groups.plain]\ntargets = [{addresses}]\n"
-    groups = (LISTENER, plain, group_of(min=1, max=3))
+    groups = (LISTENERS, plain, group_of(min=1, max=3))
     with ScaledFastlb(run_root, *groups, listen=()) as one:
         one.wait_steady(1)
         wait_until(lambda: (one.run_dir / one.name / "admin.sock").exists(), 30, "admin.sock")
         yield one
 
 
-def command(fastlb: ScaledFastlb, *flags: str) -> list[str]:
+def command(fastlb: FastlbProcess, *flags: str) -> list[str]:
     return [sys.executable, "-m", "fastlb", "top", "--name", fastlb.name, *flags]
 
 
-def environment(fastlb: ScaledFastlb) -> dict[str, str]:
+def environment(fastlb: FastlbProcess) -> dict[str, str]:
     return {RUN_DIR_VARIABLE: str(fastlb.run_dir)}
 
 
@@ -179,7 +182,7 @@ def test_without_an_instance_it_says_so(run_root: Path) -> None:
 
 
 def test_the_end_of_the_instance_is_said(run_root: Path, targets: list[DemoTarget]) -> None:
-    with ScaledFastlb(run_root, targets=targets) as one:
+    with FastlbProcess(run_root, targets=targets) as one:
         wait_until(lambda: (one.run_dir / one.name / "admin.sock").exists(), 30, "admin.sock")
         with Terminal(command(one), environment=environment(one)) as top:
             top.wait_for("q quit")
