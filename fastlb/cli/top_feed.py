@@ -18,7 +18,9 @@ from fastlb.errors import FastlbError
 
 RETRY_SECONDS = 0.5
 GONE_SECONDS = 8.0
-"""Longer than an upgrade or a restart leaves the socket alone: then the instance has ended."""
+"""Longer than a takeover leaves the socket alone: then the instance has ended."""
+ENDED_SECONDS = 2.0
+"""The same where its file is gone: that is an end in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +103,8 @@ class Feed:
             except FastlbError as error:
                 self._tell(News("gone", str(error)))
                 return
-            if time.monotonic() - seen > GONE_SECONDS:
-                self._tell(
-                    News("gone", f"nobody has answered for {GONE_SECONDS:g} s: it has ended")
-                )
+            silent = time.monotonic() - seen
+            if silent > (GONE_SECONDS if self._client.path.exists() else ENDED_SECONDS):
+                self._tell(News("gone", f"nobody has answered for {silent:.0f} s: it has ended"))
                 return
             self._ended.wait(RETRY_SECONDS)

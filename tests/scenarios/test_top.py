@@ -13,35 +13,21 @@ from pathlib import Path
 import pytest
 
 from tests.support.fastlb import ROOT, FastlbProcess
+from tests.support.looked_at import looked_at, wait_for_admin
 from tests.support.processes import RUN_DIR_VARIABLE, wait_until
-from tests.support.scaling import ScaledFastlb, group_of
-from tests.support.targets import DemoTarget
+from tests.support.raw_target import RawTarget
+from tests.support.scaling import ScaledFastlb
 from tests.support.terminal import Terminal
 
 ALTERNATE = b"\x1b[?1049h"
 BACK = b"\x1b[?1049l"
 HIDDEN_CURSOR = b"\x1b[?25l"
 SHOWN_CURSOR = b"\x1b[?25h"
-LISTENERS = "".join(
-    f'[[listeners]]\naddress = "http://127.0.0.1:0"\ndefault = {{ forward = "{one}" }}\n'
-    for one in ("plain", "web")
-)
 
 
 @pytest.fixture(scope="module")
-def targets() -> Iterator[list[DemoTarget]]:
-    with DemoTarget("one") as one, DemoTarget("two") as two:
-        yield [one, two]
-
-
-@pytest.fixture(scope="module")
-def fastlb(run_root: Path, targets: list[DemoTarget]) -> Iterator[ScaledFastlb]:
-    addresses = ", ".join(f'"{one.address}"' for one in targets)
-    plain = f"[target_groups.plain]\ntargets = [{addresses}]\n"
-    groups = (LISTENERS, plain, group_of(min=1, max=3))
-    with ScaledFastlb(run_root, *groups, listen=()) as one:
-        one.wait_steady(1)
-        wait_until(lambda: (one.run_dir / one.name / "admin.sock").exists(), 30, "admin.sock")
+def fastlb(run_root: Path) -> Iterator[ScaledFastlb]:
+    with looked_at(run_root) as one:
         yield one
 
 
@@ -108,9 +94,7 @@ def test_stopped_by_ctrl_z_it_gives_the_terminal_back(top: Terminal) -> None:
     assert_left_in_order(top)
 
 
-def test_keys_drain_undrain_and_scale(
-    fastlb: ScaledFastlb, top: Terminal, targets: list[DemoTarget]
-) -> None:
+def test_keys_drain_undrain_and_scale(fastlb: ScaledFastlb, top: Terminal) -> None:
     top.press("3")
     top.wait_for("TARGET +STATE")
     address = top.wait_for(r"^> (127\.0\.0\.1:\d+)")[1]
@@ -181,12 +165,13 @@ def test_without_an_instance_it_says_so(run_root: Path) -> None:
     assert 'no instance named "nobody" is running' in done.stderr
 
 
-def test_the_end_of_the_instance_is_said(run_root: Path, targets: list[DemoTarget]) -> None:
-    with FastlbProcess(run_root, targets=targets) as one:
-        wait_until(lambda: (one.run_dir / one.name / "admin.sock").exists(), 30, "admin.sock")
+def test_the_end_of_the_instance_is_said(run_root: Path) -> None:
+    with RawTarget() as target, FastlbProcess(run_root, targets=[target]) as one:
+        wait_for_admin(one)
         with Terminal(command(one), environment=environment(one)) as top:
             top.wait_for("q quit")
-            one.stop()
+            one.process.terminate()
+            one.process.wait()
             top.wait_for("no connection: .*; trying again")
             assert top.wait_end() == 1
             assert_left_in_order(top)

@@ -35,7 +35,7 @@ HEADERS = {
     "x-content-type-options": "nosniff",
     "cache-control": "no-store",
 }
-HOUR = 3600
+LOCKED = JSONResponse({"error": "a token is needed"}, 401)
 
 
 class World:
@@ -46,6 +46,10 @@ class World:
         self.started = time.time() - 93_784
         self.asked: list[tuple[str, dict[str, Any]]] = []
         self.desired = 3
+        self.locked = False
+        """Every request is answered by 401, and the stream ends."""
+        self.refusal = ""
+        """What actions are refused with."""
         self.suspended: list[str] = []
         self.overrides: dict[str, str] = {}
         self.weights: dict[str, int] = {}
@@ -301,6 +305,8 @@ class World:
 
     def act(self, path: str, body: dict[str, Any]) -> tuple[int, dict[str, str]]:
         self.asked.append((path, body))
+        if self.refusal:
+            return 409, {"error": self.refusal}
         what = path.split("/")
         if what[0] == "targets":
             return self._act_on_target(what[1], body)
@@ -364,12 +370,15 @@ class _Headers:
 
 def make_app(world: World) -> Starlette:
     async def overview(request: Request) -> Response:
-        return JSONResponse(world.overview())
+        return LOCKED if world.locked else JSONResponse(world.overview())
 
     async def events(request: Request) -> Response:
+        if world.locked:
+            return LOCKED
+
         async def stream() -> AsyncIterator[str]:
             yield "retry: 2000\n\n"
-            while True:
+            while not world.locked:
                 yield f"event: overview\ndata: {json.dumps(world.overview())}\n\n"
                 await asyncio.sleep(1)
 
