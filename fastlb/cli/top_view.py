@@ -336,7 +336,7 @@ def _message(sight: Sight) -> Text:
     if sight.question:
         return Text(f"{sight.question}  [y/n]", "bold yellow")
     if sight.lost:
-        return Text(f"no connection: {clean(sight.lost)}; trying again", "bold red")
+        return Text(f"no connection, trying again: {clean(sight.lost)}", "bold red")
     return Text(clean(sight.said), "bold red" if sight.failed else "green")
 
 

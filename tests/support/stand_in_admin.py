@@ -377,7 +377,7 @@ def make_app(world: World) -> Starlette:
             return LOCKED
 
         async def stream() -> AsyncIterator[str]:
-            yield "retry: 2000\n\n"
+            yield "retry: 200\n\n"
             while not world.locked:
                 yield f"event: overview\ndata: {json.dumps(world.overview())}\n\n"
                 await asyncio.sleep(1)

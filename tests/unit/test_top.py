@@ -131,7 +131,7 @@ def test_what_is_not_known_yet_is_a_dash() -> None:
 def test_all_that_is_lost_says_since_when() -> None:
     text = shown(Sight(lost="the socket is gone"))
     assert "LOST" in text
-    assert "no connection: the socket is gone; trying again" in text
+    assert "no connection, trying again: the socket is gone" in text
 
 
 @given(st.lists(st.floats(0, 1e9), max_size=80), st.integers(1, 70), st.booleans())

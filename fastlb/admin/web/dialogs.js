@@ -6,6 +6,8 @@ import { byId, h } from "./dom.js";
 const NOTE_SECONDS = 8;
 const MOST_NOTES = 4;
 
+let opened = 0;
+
 /** An outcome, read out by screen readers. What went wrong stays until it is closed. */
 export function note(text, failed = false) {
   const notes = byId(failed ? "alerts" : "notes");
@@ -46,11 +48,13 @@ export async function act(path, body, button) {
 
 /** A modal dialog; Escape and the backdrop close it, and the focus goes back to where it was. */
 export function openDialog(title, content, onclose = () => {}) {
-  const heading = h("h2", { id: "dialog-title", tabindex: "-1" }, title);
+  opened += 1;
+  const id = `dialog-title-${opened}`; // one may stand over another
+  const heading = h("h2", { id, tabindex: "-1" }, title);
   const close = h("button", { type: "button", class: "close", "aria-label": "Close" }, "×");
   const dialog = h(
     "dialog",
-    { "aria-labelledby": "dialog-title" },
+    { "aria-labelledby": id },
     h("div", { class: "dialog-head" }, heading, close),
     content,
   );

@@ -40,11 +40,12 @@ export function setClass(element, name) {
  * out of place is moved, so that the focus stays where it is.
  */
 export class KeyedList {
-  constructor(parent, key, create, update) {
+  constructor(parent, key, create, update, forget = () => {}) {
     this.parent = parent;
     this.key = key;
     this.create = create;
     this.update = update;
+    this.forget = forget;
     this.nodes = new Map();
   }
 
@@ -65,6 +66,7 @@ export class KeyedList {
     }
     for (const key of gone) {
       this.nodes.get(key).remove();
+      this.forget(this.nodes.get(key));
       this.nodes.delete(key);
     }
   }

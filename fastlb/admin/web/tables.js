@@ -5,6 +5,8 @@ import { h, KeyedList, setAttribute, setClass, setText } from "./dom.js";
 
 const FIRST_ROWS = 100;
 const RESORT_SECONDS = 5;
+/** Rows that are out of sight are brought up to date that often, and when they come into sight. */
+const UNSEEN_SECONDS = 10;
 /** Fewer rows than this need no filter. */
 const FILTERED_FROM = 8;
 
@@ -68,14 +70,19 @@ export class DataTable {
       this.body,
       key,
       (row) => this.#row(row),
-      (node, row) => this.#fill(node, row),
+      (node, row) => this.#update(node, row),
+      (node) => this.watcher.unobserve(node),
     );
+    this.items = new WeakMap();
+    this.seen = new WeakSet();
+    this.filledAll = 0;
+    this.watcher = new IntersectionObserver((entries) => this.#sight(entries), { rootMargin: "300px" });
     this.#markSorted();
   }
 
   show(rows) {
     this.rows = rows;
-    this.#draw(false);
+    this.#draw();
   }
 
   /** Show what contains `text`, as if it had been typed. */
@@ -118,12 +125,12 @@ export class DataTable {
   #reorder() {
     this.order.clear();
     this.#markSorted();
-    this.#draw(true);
+    this.#draw();
   }
 
   #showAll() {
     this.limit = Infinity;
-    this.#draw(false);
+    this.#draw();
     this.body.querySelectorAll("tr")[FIRST_ROWS]?.querySelector("button")?.focus();
   }
 
@@ -151,6 +158,9 @@ export class DataTable {
           return words.every((word) => text.includes(word));
         })
       : this.rows;
+    const now = performance.now() / 1000;
+    this.fillAll = now - this.filledAll > UNSEEN_SECONDS;
+    if (this.fillAll) this.filledAll = now;
     this.list.show(this.#sortedRows(matching).slice(0, this.limit));
     const all = this.rows.length;
     setText(this.count, words.length ? ` ${matching.length} of ${all}` : ` ${all}`);
@@ -172,7 +182,26 @@ export class DataTable {
       }
       return cell;
     });
-    return h("tr", { role: "row" }, cells);
+    const node = h("tr", { role: "row" }, cells);
+    this.#fill(node, row);
+    this.watcher.observe(node);
+    return node;
+  }
+
+  #update(node, row) {
+    this.items.set(node, row);
+    if (this.seen.has(node) || this.fillAll) this.#fill(node, row);
+  }
+
+  /** A thousand rows of changing figures cost a browser too much; a screenful does not. */
+  #sight(entries) {
+    for (const { target, isIntersecting } of entries) {
+      if (!isIntersecting) this.seen.delete(target);
+      else {
+        this.seen.add(target);
+        if (this.items.has(target)) this.#fill(target, this.items.get(target));
+      }
+    }
   }
 
   #fill(node, row) {
