@@ -241,7 +241,7 @@ def test_what_targets_say_is_text(open_page: Open) -> None:
     bad = '<img src=x onerror="document.title=1">'
     world.plain_targets[1] = bad
     with StandInAdmin(world) as admin:
-        page = open_page(f"{admin.url}/#targets")
+        page = open_page(f"{admin.url}/#targets", complains=True)
         expect(page.get_by_text(bad).first).to_be_visible()
         page.get_by_role("link", name="Overview").click()
         expect(page.get_by_label("Health")).to_contain_text(bad)

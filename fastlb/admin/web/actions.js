@@ -54,7 +54,7 @@ export function targetActions(target) {
         }),
     });
   }
-  if (target.state === "draining" && target.override !== null)
+  if (target.state === "draining")
     actions.push({ label: "Undrain", run: plainly("targets/undrain", whom) });
   if (target.state === "disabled")
     actions.push({ label: "Enable", run: plainly("targets/enable", whom) });
