@@ -123,7 +123,7 @@ def scale(fastlb: ScaledFastlb, page: playwright.Page) -> None:
     asked = page.get_by_role("dialog", name="Scale web")
     asked.get_by_label("Desired instances").fill("9")
     asked.get_by_role("button", name="Scale", exact=True).click()
-    expect(asked.get_by_role("alert")).to_contain_text("a whole number from 1 to 3")
+    expect(asked.locator(".problem")).to_contain_text("a whole number from 1 to 3")
     asked.get_by_label("Desired instances").fill("2")
     asked.get_by_role("button", name="Scale", exact=True).click()
     expect(asked).to_have_count(0)
@@ -279,7 +279,7 @@ def test_an_action_that_is_refused_says_why(open_page: Open) -> None:
         asked = page.get_by_role("dialog", name="Scale web")
         world.refusal = "the group is busy"
         asked.get_by_role("button", name="Scale", exact=True).click()
-        expect(asked.get_by_role("alert").first).to_have_text("the group is busy")
+        expect(asked.locator(".problem")).to_have_text("the group is busy")
         world.refusal = ""
         asked.get_by_role("button", name="Scale", exact=True).click()
         expect(asked).to_have_count(0)
