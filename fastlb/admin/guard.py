@@ -83,6 +83,10 @@ class Guard:
         self._clock = clock
         self._attempts = Attempts(clock)
 
+    def change_token(self, token: str | None) -> None:
+        """From now on. Sessions are sealed with the one before, and end."""
+        self._token = token.encode() if token is not None else None
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return

@@ -37,7 +37,7 @@ def listen_at_path(path: Path) -> socket.socket:
     return one
 
 
-def remove(path: str) -> None:
+def remove(path: str | Path) -> None:
     """The file of a unix socket that is served no more."""
     Path(path).unlink(missing_ok=True)
 

@@ -31,27 +31,48 @@ class AdminServer:
         self._api = Api(source, self._sampler, self._events, commands)
         self._own: AdminHttp | None = None
         self._other: AdminHttp | None = None
+        self._guard: Guard | None = None
+        self._ending: set[asyncio.Task[None]] = set()
         self._sampler.start()
 
     def serve_own(self, one: socket.socket) -> None:
         """At the socket in the run-time folder: whoever gets there is its owner."""
         self._own = AdminHttp(self._api.app)
-        self._own.begin([one])
+        self._own.begin(one)
 
     def serve(self, one: socket.socket, token: str | None) -> None:
         """At the admin address, behind a Guard."""
-        self._other = AdminHttp(Guard(self._api.app, token, one.getsockname()))
-        self._other.begin([one])
+        self._guard = Guard(self._api.app, token, one.getsockname())
+        self._other = AdminHttp(self._guard)
+        self._other.begin(one)
         log.info("admin on %s%s", url_of(one), ", with a token" if token else "")
 
-    async def end_own(self) -> None:
-        """Its file is gone: another one is to be served."""
-        if self._own is not None:
-            await self._own.end()
-            self._own = None
+    def change_token(self, token: str | None) -> None:
+        """Whoever signed in with the one before is signed out."""
+        if self._guard is not None:
+            self._guard.change_token(token)
+
+    def leave_own(self) -> None:
+        """Serve no more what `serve_own` was given last."""
+        own, self._own = self._own, None
+        self._leave(own)
+
+    def leave(self) -> None:
+        """The same of `serve`."""
+        other, self._other = self._other, None
+        self._leave(other)
+
+    def _leave(self, one: AdminHttp | None) -> None:
+        if one is not None:
+            ending = asyncio.create_task(one.end())
+            self._ending.add(ending)
+            ending.add_done_callback(self._ending.discard)
 
     async def end(self) -> None:
-        """Within two seconds, whatever the clients do."""
+        """Within some seconds, whatever the clients do."""
         self._sampler.stop()
         self._events.close()
-        await asyncio.gather(*(one.end() for one in (self._own, self._other) if one is not None))
+        self.leave_own()
+        self.leave()
+        if self._ending:
+            await asyncio.wait(self._ending)

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import h11
@@ -66,7 +66,7 @@ class Connection(H11Protocol):
 
 
 class AdminHttp(uvicorn.Server):
-    """Serves `app` on sockets that listen."""
+    """Serves `app` on a socket that listens."""
 
     def __init__(self, app: ASGIApp) -> None:
         super().__init__(
@@ -93,10 +93,11 @@ class AdminHttp(uvicorn.Server):
         """Signals are the supervisor's."""
         yield
 
-    def begin(self, sockets: Sequence[socket.socket]) -> None:
+    def begin(self, one: socket.socket) -> None:
+        """Serve a duplicate of this one: uvicorn closes what it is given."""
         # What clients do wrong is no news, and might be told a thousand times a second.
         logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
-        self._task = asyncio.create_task(self.serve(list(sockets)))
+        self._task = asyncio.create_task(self.serve([one.dup()]))
 
     async def on_tick(self, counter: int) -> bool:
         if counter % 10 == 0:

@@ -25,6 +25,7 @@ SHOWN_LINES = 10
 NOT_INHERITED = (
     *("PORT", "FASTLB_SOCKET"),  # of a fastlb that itself is somebody's Instance
     *("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"),  # what systemd says to fastlb alone
+    "FASTLB_ADMIN_TOKEN",  # whoever knows it may change the instance of fastlb
     *("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"),
 )
 

@@ -14,6 +14,7 @@ import os
 import socket
 import stat
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,46 +34,93 @@ LEAST_TOKEN = 16
 """Characters: whoever guesses gets five tries a minute."""
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Settings that can be put in force: checked, and `bound` where they name another address."""
+
+    settings: Admin
+    token: str | None
+    bound: socket.socket | None
+
+    def close(self) -> None:
+        """Nothing comes of it."""
+        if self.bound is not None:
+            _leave(self.bound)
+
+
 class Administration:
     """`path` is that of the socket in the run-time folder."""
 
-    def __init__(self, settings: Admin, path: Path) -> None:
+    def __init__(self, path: Path) -> None:
         self._path = path
-        self._settings = settings
+        self._settings = Admin(socket=False)
         self._token: str | None = None
         self._own: socket.socket | None = None
-        self._bound: os.stat_result | None = None
+        self._file: os.stat_result | None = None
         self._other: socket.socket | None = None
         self._server: AdminServer | None = None
+        self._instance: tuple[Instance, Mapping[str, Command]] | None = None
         self._starting: asyncio.Task[None] | None = None
 
-    def bind(self) -> None:
-        """Take the addresses. Raises FastlbError, also where a token is missing."""
-        address = self._settings.address
-        self._token = read_token(self._settings.token_file, os.environ.get(TOKEN_VARIABLE))
-        if address is not None:
-            if address.is_unix:
-                self._other = listen_at_path(Path(address.path))
-            else:
-                self._other = listen_at_port(address)
-                if self._token is None and not is_loopback(self._other):
-                    raise FastlbError(
-                        f"admin.address: {address} can be reached from other hosts, so that a token is "
-                        "needed: name a file by --admin-token-file, or set "
-                        f"{TOKEN_VARIABLE}; or listen on 127.0.0.1"
-                    )
-        if self._settings.socket:
-            self._bind_own()
+    def prepare(self, settings: Admin) -> Prepared:
+        """Take the address that they name, if it is another. Raises FastlbError where it cannot be, or
+        where a token is missing: then nothing has changed."""
+        token = read_token(settings.token_file, os.environ.get(TOKEN_VARIABLE))
+        address = settings.address
+        bound = None
+        if address is not None and address != self._settings.address:
+            bound = (
+                listen_at_path(Path(address.path)) if address.is_unix else listen_at_port(address)
+            )
+        prepared = Prepared(settings, token, bound)
+        other = bound or (self._other if address is not None else None)
+        if token is None and other is not None and not is_loopback(other):
+            prepared.close()
+            raise FastlbError(
+                f"admin.address: {address} can be reached from other hosts, so that a token is "
+                f"needed: name a file by --admin-token-file, or set {TOKEN_VARIABLE}; or listen on "
+                "127.0.0.1"
+            )
+        return prepared
 
-    def _bind_own(self) -> None:
-        self._path.unlink(missing_ok=True)  # of a dead supervisor: the folder is ours
-        self._own = listen_at_path(self._path)
-        self._bound = os.stat(self._path)
+    def apply(self, prepared: Prepared) -> list[str]:
+        """What changed."""
+        before, settings = self._settings, prepared.settings
+        token, self._token = self._token, prepared.token
+        self._settings = settings
+        if prepared.bound is not None or settings.address is None:
+            self._leave_other()
+        if prepared.bound is not None:
+            self._other = prepared.bound
+            if self._server is not None:
+                self._server.serve(self._other, self._token)
+        elif self._server is not None and token != self._token:
+            self._server.change_token(self._token)
+        if settings.socket and self._own is None:
+            self._bind_own()
+            if self._server is not None:
+                self._serve_own(self._server)
+        elif not settings.socket and self._own is not None:
+            self._leave_own()
+        self._begin()
+        names = [
+            name
+            for name in ("address", "socket")
+            if getattr(before, name) != getattr(settings, name)
+        ]
+        if (before.token_file, token) != (settings.token_file, self._token):
+            names.append("token_file")
+        return [f"admin.{name}" for name in names]
 
     def start(self, instance: Instance, commands: Mapping[str, Command]) -> None:
         """Serve, as soon as what that takes is imported."""
-        if self._own is not None or self._other is not None:
-            self._starting = asyncio.create_task(self._serve(instance, commands))
+        self._instance = instance, commands
+        self._begin()
+
+    def _begin(self) -> None:
+        wanted = self._own is not None or self._other is not None
+        if wanted and self._instance is not None and self._starting is None:
+            self._starting = asyncio.create_task(self._serve(*self._instance))
             self._starting.add_done_callback(_tell_trouble)
 
     async def _serve(self, instance: Instance, commands: Mapping[str, Command]) -> None:
@@ -80,40 +128,71 @@ class Administration:
         server: AdminServer = module.AdminServer(Sight(instance), commands)
         self._server = server
         if self._own is not None:
-            server.serve_own(self._own)
+            self._serve_own(server)
         if self._other is not None:
             server.serve(self._other, self._token)
 
-    async def keep(self) -> bool:
-        """Somebody may have removed the socket's file: whether it was made anew."""
-        if self._bound is None or self._server is None or self._present():
-            return False
-        await self._server.end_own()
-        self._bind_own()
+    # -- the socket in the run-time folder
+
+    def _bind_own(self) -> None:
+        remove(self._path)  # of a dead supervisor: the folder is ours
+        self._own = listen_at_path(self._path)
+        self._file = os.stat(self._path)
+
+    def _serve_own(self, server: AdminServer) -> None:
         assert self._own is not None
-        self._server.serve_own(self._own)
+        server.serve_own(self._own)
+
+    def _leave_own(self) -> None:
+        if self._own is None:
+            return
+        if self._present():
+            remove(self._path)
+        self._own.close()
+        self._own = self._file = None
+        if self._server is not None:
+            self._server.leave_own()
+
+    def keep(self) -> bool:
+        """Somebody may have removed the socket's file: whether it was made anew."""
+        if self._own is None or self._server is None or self._present():
+            return False
+        self._leave_own()
+        self._bind_own()
+        self._serve_own(self._server)
         return True
 
     def _present(self) -> bool:
         try:
-            return self._bound is not None and os.path.samestat(self._bound, os.stat(self._path))
+            return self._file is not None and os.path.samestat(self._file, os.stat(self._path))
         except OSError:
             return False
+
+    # -- the end
+
+    def _leave_other(self) -> None:
+        if self._other is None:
+            return
+        _leave(self._other)
+        self._other = None
+        if self._server is not None:
+            self._server.leave()
 
     async def end(self) -> None:
         if self._starting is not None:
             self._starting.cancel()
             await asyncio.wait({self._starting})
+        self._leave_own()
+        self._leave_other()
         if self._server is not None:
             await self._server.end()
-        for one in (self._own, self._other):
-            if one is not None:
-                one.close()
-        if self._present():
-            self._path.unlink(missing_ok=True)
-        address = self._settings.address
-        if address is not None and address.is_unix and self._other is not None:
-            remove(address.path)
+
+
+def _leave(one: socket.socket) -> None:
+    """Close it, and remove its file if it has one."""
+    if one.family == socket.AF_UNIX and one.fileno() != -1:
+        remove(one.getsockname())
+    one.close()
 
 
 def _tell_trouble(done: asyncio.Task[None]) -> None:

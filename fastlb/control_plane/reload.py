@@ -1,7 +1,7 @@
 """`fastlb reload` and SIGHUP: the configuration is read anew and checked before anything changes.
 
-What can change under a living instance are the auto scaling groups that are there; whatever else
-differs is named and refused as a whole. How a file is read is handed in.
+What can change under a living instance are the auto scaling groups that are there, and the admin
+server; whatever else differs is named and refused as a whole. How a file is read is handed in.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Reload:
         if barred:
             raise ValueError(
                 f"{', '.join(barred)}: cannot change while it runs yet; only settings of the auto "
-                "scaling groups that are there can. Nothing was changed"
+                "scaling groups that are there, and of admin, can. Nothing was changed"
             )
         try:
             changed = self._apply(found)
@@ -66,7 +66,7 @@ def fixed_differences(old: Configuration, new: Configuration) -> list[str]:
     names = [
         name
         for name in old.__dataclass_fields__
-        if name != "auto_scaling_groups" and getattr(old, name) != getattr(new, name)
+        if name not in ("auto_scaling_groups", "admin") and getattr(old, name) != getattr(new, name)
     ]
     before = {one.name for one in old.auto_scaling_groups}
     after = {one.name for one in new.auto_scaling_groups}

@@ -191,9 +191,9 @@ class Supervisor:
         self._control = ControlSocket(run_dir.control_socket, commands)
         await self._control.start()
         cleanup.push_async_callback(self._control.close)
-        self._admin = Administration(given.admin, run_dir.admin_socket)
+        self._admin = Administration(run_dir.admin_socket)
         cleanup.push_async_callback(self._admin.end)
-        self._admin.bind()
+        self._admin.apply(self._admin.prepare(given.admin))
         self._commands = commands
 
     def _birth(self, index: int, pipe: socket.socket) -> WorkerStart:
@@ -214,10 +214,10 @@ class Supervisor:
         self._pool.start()
         self._monitor.start()
         self.scaling.start()
-        self._admin.start(self, self._commands)
         keeping = asyncio.create_task(self._keep_house())
         try:
             await self._publish_first()
+            self._admin.start(self, self._commands)
             self._tick()
             await self._signals.stop.wait()
             keeping.cancel()
@@ -312,15 +312,24 @@ class Supervisor:
             log.error("the configuration stays as it is: %s", error)
 
     def _on_reloaded(self, configuration: Configuration) -> list[str]:
+        admin = self._admin.prepare(configuration.admin)
+        try:
+            changed = self.scaling.reload(configuration)
+        except FastlbError:
+            admin.close()
+            raise
+        changed += self._admin.apply(admin)
         self.configuration = replace(
-            self.configuration, auto_scaling_groups=configuration.auto_scaling_groups
+            self.configuration,
+            auto_scaling_groups=configuration.auto_scaling_groups,
+            admin=configuration.admin,
         )
         for_workers = with_holds(self.configuration)
         if for_workers != self._for_workers:
             self._for_workers = for_workers
             self._config_id += 1
             self._publication.changed()
-        return self.scaling.reload(configuration)
+        return changed
 
     def _end_orphans(self) -> None:
         """Once all of ours are ready: until then the orphans are who serves."""
@@ -347,7 +356,7 @@ class Supervisor:
     async def _keep_folder(self) -> None:
         """A cleaner of /tmp or an `rm` may take the folder from under a running instance."""
         if self._run_dir.intact and self._control.present:
-            if await self._admin.keep():
+            if self._admin.keep():
                 log.warning("the admin socket in %s was removed: made anew", self._run_dir.path)
             return
         if not self._run_dir.intact:
