@@ -32,7 +32,9 @@ def overview(
     decisions: Sequence[Entry],
 ) -> dict[str, Any]:
     """`rates` by scope, `cpu` in percent of a core by pid, `decisions` the oldest first."""
-    last = {one["subject"]: one for one in (entry.plain() for entry in decisions[-500:])}
+    # A target group of the same name has decisions too, of routing.
+    recent = (entry.plain() for entry in decisions[-500:])
+    last = {one["subject"]: one for one in recent if one["kind"] == "scaling"}
     return {
         "time": reading.time,
         "name": reading.name,
