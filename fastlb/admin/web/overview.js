@@ -211,13 +211,13 @@ export class OverviewView {
     const failed = totals.status?.["5xx"] ?? 0;
     const { tiles } = this;
     tiles.requests.show(amount(totals.requests_per_s), `${amount(totals.requests_total)} in all`);
-    tiles.errors.show(amount(failed), `4xx ${amount(totals.status?.["4xx"])}/s, retries ${amount(totals.retries_per_s)}/s`, failed > 0 ? "bad" : "");
-    tiles.latency.show(latency(totals.p99_ms), `p50 ${latency(totals.p50_ms)}, p95 ${latency(totals.p95_ms)}`);
+    tiles.errors.show(amount(failed), `4xx ${amount(totals.status?.["4xx"])}/s\nretries ${amount(totals.retries_per_s)}/s`, failed > 0 ? "bad" : "");
+    tiles.latency.show(latency(totals.p99_ms), `p50 ${latency(totals.p50_ms)}\np95 ${latency(totals.p95_ms)}`);
     tiles.inFlight.show(amount(totals.in_flight), `${amount(totals.errors_per_s)} target errors/s`);
-    tiles.connections.show(amount(connections), `in ${bytesPerSecond(totals.bytes_in_per_s)}, out ${bytesPerSecond(totals.bytes_out_per_s)}`);
+    tiles.connections.show(amount(connections), `in ${bytesPerSecond(totals.bytes_in_per_s)}\nout ${bytesPerSecond(totals.bytes_out_per_s)}`);
     const healthy = targets.filter((one) => one.state === "healthy").length;
     tiles.targets.show(`${healthy} / ${targets.length}`, otherStates(targets), healthy < targets.length ? "warn" : "");
-    tiles.host.show(percent(host.cpu_percent), `memory ${percent(host.memory_percent)}, ${counted(host.cores, "core")}`);
+    tiles.host.show(percent(host.cpu_percent), `memory ${percent(host.memory_percent)}\n${counted(host.cores, "core")}`);
     if (this.sparked) {
       tiles.requests.spark.add(totals.requests_per_s);
       tiles.errors.spark.add(failed);

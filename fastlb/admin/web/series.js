@@ -50,7 +50,9 @@ export class LiveSeries {
     if (missed <= 0) return;
     const point = pointOf(rates);
     for (const [key, values] of Object.entries(this.values)) {
-      for (let n = 1; n < missed && n < values.length; n += 1) values.push(null);
+      // Seconds that were waited for are in the rates of this one; a longer silence is a gap.
+      const between = missed <= 2 ? (point[key] ?? null) : null;
+      for (let n = 1; n < missed && n < values.length; n += 1) values.push(between);
       values.push(point[key] ?? null);
       values.splice(0, values.length - POINTS[this.span]);
     }
