@@ -99,7 +99,8 @@ def frame(
     room = height - HEADER_LINES - FOOTER_LINES
     lines += _help() if sight.help else _body(overview, sight, width, room)
     lines = _fit(lines, width, height - FOOTER_LINES)
-    return _fit([*lines, _message(sight), _keys(width)], width, height)
+    lines = _fit([*lines, _message(sight), _keys(width)], width, height)
+    return _in_ascii(lines) if ascii else lines
 
 
 def plain_frame(
@@ -120,7 +121,7 @@ def plain_frame(
     lines += [Text(), *scaled] if scaled else []
     for line in lines:
         line.rstrip()
-    return lines
+    return _in_ascii(lines) if ascii else lines
 
 
 # -- the header
@@ -355,3 +356,10 @@ def _fit(lines: list[Text], width: int, height: int) -> list[Text]:
         line.truncate(width)
         line.no_wrap = True
     return fitted
+
+
+def _in_ascii(lines: list[Text]) -> list[Text]:
+    """For a terminal that has nothing else: letter by letter, so that all stays in its place."""
+    for line in lines:
+        line.plain = line.plain.replace("…", "~").encode("ascii", "replace").decode("ascii")
+    return lines

@@ -51,6 +51,7 @@ def test_a_frame_fits_any_terminal(
     assert len(lines) == height
     assert all(line.cell_len <= width for line in lines)
     assert all("\n" not in line.plain for line in lines)
+    assert not ascii or all(line.plain.isascii() for line in lines)
 
 
 @pytest.mark.parametrize("view", range(5))

@@ -65,10 +65,19 @@ export function targetActions(target) {
         title: `Weight of ${name}`,
         text: "Its share of the group’s requests, beside the weights of the others.",
         fields: [
-          { name: "weight", label: "Weight", type: "number", value: target.weight, min: 0, max: 999 },
+          {
+            name: "weight",
+            label: "Weight",
+            type: "number",
+            value: target.weight,
+            min: 0,
+            max: 999,
+          },
+          { name: "reset", label: "Back to the configured one", type: "check" },
         ],
         verb: "Set weight",
-        send: (values) => tell("targets/weight", { ...whom, ...values }),
+        send: ({ weight, reset }) =>
+          tell("targets/weight", { ...whom, ...(reset ? { reset } : { weight }) }),
       }),
   });
   return actions;
@@ -101,8 +110,13 @@ export function groupActions(group) {
           text: `It has ${counted(group.in_service, "instance")} in service, and ${group.desired} desired. Who has to go is drained first. Its policies may change the number again.`,
           fields: [
             {
-              name: "desired", label: "Desired instances", type: "number", value: group.desired,
-              min: group.min, max: group.max, hint: `From ${group.min} to ${group.max}.`,
+              name: "desired",
+              label: "Desired instances",
+              type: "number",
+              value: group.desired,
+              min: group.min,
+              max: group.max,
+              hint: `From ${group.min} to ${group.max}.`,
             },
           ],
           verb: "Scale",
@@ -115,17 +129,17 @@ export function groupActions(group) {
           undo("rollback", "Roll back", "All go back to the template that was in force before."),
         ]
       : [
-        {
-          label: "Refresh",
-          run: () =>
-            askFirst({
-              title: `Refresh ${group.name}`,
-              text: `All of its instances (${group.in_service}) are replaced by new ones of the configured template: the new ones come first, and it goes back by itself where they answer worse.`,
-              verb: "Refresh",
-              send: () => tell(`${path}refresh`, {}),
-            }),
-        },
-      ]),
+          {
+            label: "Refresh",
+            run: () =>
+              askFirst({
+                title: `Refresh ${group.name}`,
+                text: `All of its instances (${group.in_service}) are replaced by new ones of the configured template: the new ones come first, and it goes back by itself where they answer worse.`,
+                verb: "Refresh",
+                send: () => tell(`${path}refresh`, {}),
+              }),
+          },
+        ]),
     {
       label: "Suspend",
       run: () =>
@@ -133,7 +147,10 @@ export function groupActions(group) {
           title: `Suspend ${group.name}`,
           text: "A ticked process is suspended; one without a tick goes on.",
           fields: Object.entries(PROCESSES).map(([name, label]) => ({
-            name, label, type: "check", value: group.suspended.includes(name),
+            name,
+            label,
+            type: "check",
+            value: group.suspended.includes(name),
           })),
           verb: "Apply",
           send: async (values) => {
@@ -159,15 +176,12 @@ export function instanceActions(one) {
         askFirst({
           title: `Put ${one.id} in standby`,
           text: "It is drained and kept running, out of service, so that you can look into it.",
-          fields: [
-            { name: "replace", label: "Launch another one in its place", type: "check" },
-          ],
+          fields: [{ name: "replace", label: "Launch another one in its place", type: "check" }],
           verb: "Standby",
           send: (values) => tell(`${path}standby`, values),
         }),
     });
-  if (one.state === "standby")
-    actions.push({ label: "Return", run: plainly(`${path}return`, {}) });
+  if (one.state === "standby") actions.push({ label: "Return", run: plainly(`${path}return`, {}) });
   actions.push({
     label: one.protected ? "Unprotect" : "Protect",
     run: plainly(`${path}protect`, { on: !one.protected }),
@@ -180,9 +194,7 @@ export function instanceActions(one) {
         askFirst({
           title: `Terminate ${one.id}`,
           text: "It is drained, then ended. Another one comes in its place first, unless the desired number is lowered.",
-          fields: [
-            { name: "decrement", label: "Lower the desired number by one", type: "check" },
-          ],
+          fields: [{ name: "decrement", label: "Lower the desired number by one", type: "check" }],
           verb: "Terminate",
           hurts: true,
           send: (values) => tell(`${path}terminate`, values),

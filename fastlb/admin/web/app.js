@@ -74,14 +74,24 @@ function showHead() {
 let wasLive = false;
 
 function showConnection(state, since) {
-  const words = { connecting: "Connecting…", live: "Live", lost: "Disconnected", refused: "Signed out" };
+  const words = {
+    connecting: "Connecting…",
+    live: "Live",
+    lost: "Disconnected",
+    refused: "Signed out",
+  };
   setAttribute(byId("connection"), "data-state", state);
   setText(byId("connection-text"), words[state]);
   const lost = state === "lost" && (since !== null || !overview);
   const outage = byId("outage");
   if (lost) {
-    const when = since ? `the figures are of ${new Date(since).toLocaleTimeString("en-GB")}` : "no figures yet";
-    setText(outage, `No connection to the balancer's admin server: ${when}. Trying again by itself.`);
+    const when = since
+      ? `the figures are of ${new Date(since).toLocaleTimeString("en-GB")}`
+      : "no figures yet";
+    setText(
+      outage,
+      `No connection to the balancer's admin server: ${when}. Trying again by itself.`,
+    );
   }
   outage.hidden = !lost;
   document.body.classList.toggle("stale", lost);
@@ -133,7 +143,8 @@ function showTheme() {
 
 byId("theme").addEventListener("click", () => {
   const names = Object.keys(THEMES);
-  const next = names[(names.indexOf(document.documentElement.dataset.theme ?? "auto") + 1) % names.length];
+  const next =
+    names[(names.indexOf(document.documentElement.dataset.theme ?? "auto") + 1) % names.length];
   if (next === "auto") delete document.documentElement.dataset.theme;
   else document.documentElement.dataset.theme = next;
   try {

@@ -69,14 +69,22 @@ export class Chart {
     this.legend = series.map((one) => {
       const value = h("span", { class: "legend-value" }, "–");
       const swatch = h("span", { class: `swatch ${one.color} ${one.look}` });
-      return { ...one, value, element: h("span", { class: "legend-item" }, swatch, one.label, value) };
+      return {
+        ...one,
+        value,
+        element: h("span", { class: "legend-item" }, swatch, one.label, value),
+      };
     });
     this.when = h("span", { class: "chart-when" });
     this.element = h(
       "figure",
       { class: "chart card" },
       h("figcaption", {}, h("span", { class: "chart-title" }, title), this.when),
-      h("div", { class: "legend" }, this.legend.map((one) => one.element)),
+      h(
+        "div",
+        { class: "legend" },
+        this.legend.map((one) => one.element),
+      ),
       h("div", { class: "chart-box" }, this.drawing),
     );
     this.drawing.addEventListener("pointermove", (event) => this.#point(event));
@@ -256,7 +264,12 @@ export class Sparkline {
     this.fill = svg("path", { class: `fill ${color}` });
     this.element = svg(
       "svg",
-      { class: "sparkline", viewBox: "0 0 120 28", preserveAspectRatio: "none", "aria-hidden": "true" },
+      {
+        class: "sparkline",
+        viewBox: "0 0 120 28",
+        preserveAspectRatio: "none",
+        "aria-hidden": "true",
+      },
       this.fill,
       this.line,
     );

@@ -84,7 +84,11 @@ export function openDialog(title, content, onclose = () => {}) {
 export function askFirst({ title, text, fields = [], verb, hurts = false, send }) {
   const problem = h("p", { class: "problem", role: "alert" });
   const inputs = fields.map(field);
-  const go = h("button", { type: "submit", class: hurts ? "button danger" : "button primary" }, verb);
+  const go = h(
+    "button",
+    { type: "submit", class: hurts ? "button danger" : "button primary" },
+    verb,
+  );
   const cancel = h("button", { type: "button", class: "button" }, "Cancel");
   const form = h(
     "form",
@@ -123,7 +127,9 @@ function field({ name, label, type, value, min, max, hint }) {
     const input = h("input", { type: "checkbox", id, checked: value });
     return {
       // What is not ticked is not said: the server's own way holds.
-      name, input, value: () => input.checked || (value === undefined ? undefined : false),
+      name,
+      input,
+      value: () => input.checked || (value === undefined ? undefined : false),
       problem: () => null,
       element: h("label", { class: "check", for: id }, input, h("span", {}, label)),
     };
@@ -131,12 +137,16 @@ function field({ name, label, type, value, min, max, hint }) {
   if (type === "text") {
     const input = h("input", { type: "text", id, autocomplete: "off", maxlength: 200 });
     return {
-      name, input, value: () => input.value.trim() || undefined, problem: () => null,
+      name,
+      input,
+      value: () => input.value.trim() || undefined,
+      problem: () => null,
       element: h("label", { class: "field", for: id }, h("span", {}, label), input),
     };
   }
   const input = h("input", { type: "number", id, value, min, max, step: 1, inputmode: "numeric" });
-  const bounds = max === undefined ? `a whole number from ${min}` : `a whole number from ${min} to ${max}`;
+  const bounds =
+    max === undefined ? `a whole number from ${min}` : `a whole number from ${min} to ${max}`;
   return {
     name,
     input,

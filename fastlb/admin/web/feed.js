@@ -20,7 +20,11 @@ export async function ask(path, body, signal) {
   const options =
     body === undefined
       ? { signal }
-      : { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) };
+      : {
+          method: "POST",
+          headers: { "content-type": "application/json" },
+          body: JSON.stringify(body),
+        };
   let response;
   try {
     response = await fetch(API + path, { cache: "no-store", ...options });

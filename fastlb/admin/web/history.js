@@ -9,8 +9,12 @@ class EntryList {
   constructor(title, entries, empty) {
     this.entries = entries;
     this.filter = h("input", {
-      type: "search", class: "filter", placeholder: "Filter", autocomplete: "off",
-      "aria-label": `Filter ${title.toLowerCase()}`, oninput: () => this.draw(),
+      type: "search",
+      class: "filter",
+      placeholder: "Filter",
+      autocomplete: "off",
+      "aria-label": `Filter ${title.toLowerCase()}`,
+      oninput: () => this.draw(),
     });
     this.rows = h("ol", { class: "entries" });
     this.nothing = h("p", { class: "nothing" }, empty);
@@ -18,7 +22,12 @@ class EntryList {
     this.element = h(
       "section",
       { class: "card", "aria-label": title },
-      h("div", { class: "card-head" }, h("h2", {}, title), h("div", { class: "tools" }, this.filter)),
+      h(
+        "div",
+        { class: "card-head" },
+        h("h2", {}, title),
+        h("div", { class: "tools" }, this.filter),
+      ),
       this.rows,
       this.nothing,
     );
@@ -28,7 +37,8 @@ class EntryList {
     const words = this.filter.value.toLowerCase().split(/\s+/).filter(Boolean);
     const found = [...this.entries.values()]
       .filter((one) => {
-        const text = `${one.kind} ${one.subject} ${one.what} ${one.cause} ${one.outcome}`.toLowerCase();
+        const text =
+          `${one.kind} ${one.subject} ${one.what} ${one.cause} ${one.outcome}`.toLowerCase();
         return words.every((word) => text.includes(word));
       })
       .sort((a, b) => b.number - a.number)
@@ -40,8 +50,19 @@ class EntryList {
 
 function make(entry) {
   const when = h("time", { datetime: new Date(entry.at * 1000).toISOString() });
-  const head = h("p", {}, h("span", { class: `kind k-${entry.kind}` }), h("span", { class: "subject" }), h("span", { class: "what" }));
-  return h("li", {}, when, h("div", {}, head, h("p", { class: "cause" }), h("p", { class: "outcome" })));
+  const head = h(
+    "p",
+    {},
+    h("span", { class: `kind k-${entry.kind}` }),
+    h("span", { class: "subject" }),
+    h("span", { class: "what" }),
+  );
+  return h(
+    "li",
+    {},
+    when,
+    h("div", {}, head, h("p", { class: "cause" }), h("p", { class: "outcome" })),
+  );
 }
 
 function update(node, entry) {
@@ -61,9 +82,18 @@ function update(node, entry) {
 
 export class HistoryView {
   constructor(history) {
-    this.activity = new EntryList("Activity", history.activity, "Nothing so far: no auto scaling group has done anything.");
+    this.activity = new EntryList(
+      "Activity",
+      history.activity,
+      "Nothing so far: no auto scaling group has done anything.",
+    );
     this.decisions = new EntryList("Decisions", history.decision, "No decision so far.");
-    this.element = h("div", { class: "view halves" }, this.activity.element, this.decisions.element);
+    this.element = h(
+      "div",
+      { class: "view halves" },
+      this.activity.element,
+      this.decisions.element,
+    );
   }
 
   draw() {

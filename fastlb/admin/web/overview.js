@@ -1,34 +1,22 @@
 // The first view: is it well, how much does it do, how fast; charts; listeners and groups.
 
 import { Chart, Sparkline } from "./charts.js";
+import { LATENCIES, rateColumns, REQUESTS } from "./columns.js";
 import { h, KeyedList, setAttribute, setClass, setText } from "./dom.js";
 import { amount, bytesPerSecond, counted, latency, latencyMark, percent } from "./format.js";
+import { calmOf, otherStates, ratesOf, troubles } from "./readings.js";
 import { LiveSeries } from "./series.js";
 import { DataTable } from "./tables.js";
 
-export const REQUESTS = [
-  { key: "fine", label: "1xx–3xx", look: "area", color: "c-ok" },
-  { key: "errors_4xx", label: "4xx", look: "area", color: "c-warn" },
-  { key: "errors_5xx", label: "5xx", look: "area", color: "c-bad" },
-];
-export const LATENCIES = [
-  { key: "p50_ms", label: "p50", look: "line", color: "c-1" },
-  { key: "p95_ms", label: "p95", look: "line", color: "c-2" },
-  { key: "p99_ms", label: "p99", look: "line", color: "c-3" },
-];
-
-export const rateColumns = [
-  { key: "requests", label: "Requests/s", text: (one) => amount(one.requests_per_s), sort: (one) => one.requests_per_s },
-  { key: "5xx", label: "5xx/s", text: (one) => amount(one.status?.["5xx"]), sort: (one) => one.status?.["5xx"], look: (one) => (one.status?.["5xx"] > 0 ? "bad" : "") },
-  { key: "p50", label: "p50", text: (one) => latency(one.p50_ms), sort: (one) => one.p50_ms },
-  { key: "p95", label: "p95", text: (one) => latency(one.p95_ms), sort: (one) => one.p95_ms },
-  { key: "p99", label: "p99", text: (one) => latency(one.p99_ms), sort: (one) => one.p99_ms },
-  { key: "in_flight", label: "In flight", text: (one) => amount(one.in_flight), sort: (one) => one.in_flight },
-].map((one) => ({ ...one, number: true, live: true, most: true }));
 const [requests, server, p50, p95, p99, inFlight] = rateColumns;
 
 const number = (key, label, text, more = {}) => ({
-  key, label, text: (one) => text(one[key]), sort: (one) => one[key], number: true, most: true,
+  key,
+  label,
+  text: (one) => text(one[key]),
+  sort: (one) => one[key],
+  number: true,
+  most: true,
   ...more,
 });
 
@@ -52,63 +40,6 @@ class Tile {
     setClass(this.value, `tile-value ${look}`);
     setText(this.sub, sub);
   }
-}
-
-/** What an operator should look at first: {key, text, href, bad}. Pure. */
-export function troubles(overview) {
-  const found = [];
-  const add = (key, text, href, bad = false) => found.push({ key, text, href, bad });
-  if (overview.draining) add("draining", "The balancer drains: it is on its way to stop.", null, true);
-  for (const one of overview.groups) {
-    const href = `#targets?${encodeURIComponent(one.name)}`;
-    const key = `group ${one.name}`;
-    if (one.fail_open)
-      add(key, `${one.name}: no target is healthy; it fails open, all of them get traffic`, href, true);
-    else if (one.targets > 0 && one.healthy === 0)
-      add(key, `${one.name}: no target is healthy`, href, true);
-    if (one.held > 0)
-      add(`${key} holds`, `${one.name}: ${counted(one.held, "request")} held for want of a target`, href);
-  }
-  const unhealthy = overview.targets.filter((one) => one.state === "unhealthy");
-  for (const one of unhealthy.slice(0, 3)) {
-    // When it was last looked at changes each second, and is in the table.
-    const reason = one.reason.replace(/, last [\d.]+ s ago$/, "");
-    const text = `${one.instance ?? one.address} in ${one.group} is unhealthy: ${reason}`;
-    add(`target ${one.group}/${one.address}`, text, `#targets?${encodeURIComponent(one.address)}`, true);
-  }
-  if (unhealthy.length > 3)
-    add("more", `${unhealthy.length - 3} more targets are unhealthy`, "#targets?unhealthy", true);
-  const suspects = overview.targets.filter((one) => one.suspect && one.state !== "unhealthy").length;
-  if (suspects)
-    add("suspects", `${counted(suspects, "target")} suspect: under closer watch`, "#targets?suspect");
-  for (const one of overview.auto_scaling) {
-    const key = `scaling ${one.name}`;
-    if (one.blocked) add(`${key} blocked`, `${one.name}: no launch: ${one.blocked}`, "#scaling", true);
-    if (one.suspended.length)
-      add(`${key} suspended`, `${one.name}: ${one.suspended.join(", ")} suspended`, "#scaling");
-    if (one.refused) add(`${key} refused`, `${one.name}: no scale-out: ${one.refused}`, "#scaling");
-  }
-  for (const one of overview.workers)
-    if (one.state === "hung" || one.state === "dead")
-      add(`worker ${one.index}`, `worker ${one.index} (pid ${one.pid}) is ${one.state}`, "#workers", true);
-  return found;
-}
-
-/** Find the figures of a scope, such as `listener:http://…`, in an overview. */
-export function ratesOf(scope, overview) {
-  if (scope === "all") {
-    const listeners = overview.listeners.reduce((sum, one) => sum + (one.connections ?? 0), 0);
-    return { connections: listeners, ...overview.totals };
-  }
-  const [kind, key] = [scope.slice(0, scope.indexOf(":")), scope.slice(scope.indexOf(":") + 1)];
-  if (kind === "listener") return overview.listeners.find((one) => one.key === key);
-  if (kind === "worker") return overview.workers.find((one) => String(one.index) === key);
-  if (kind === "target") return overview.targets.find((one) => `${one.group}/${one.address}` === key);
-  const group = overview.groups.find((one) => one.name === key);
-  const scaling = overview.auto_scaling.find((one) => (one.target_group ?? one.name) === key);
-  if (!group || !scaling) return group;
-  const { desired, in_service, policies } = scaling;
-  return { ...group, desired, in_service, metric: policies[0]?.value ?? null };
 }
 
 export class OverviewView {
@@ -141,11 +72,26 @@ export class OverviewView {
     );
     this.span = "5m";
     this.spans = ["5m", "1h"].map((one) =>
-      h("button", { type: "button", class: "button", "aria-pressed": String(one === "5m"), onclick: () => this.#setSpan(one) }, one === "5m" ? "5 minutes" : "1 hour"),
+      h(
+        "button",
+        {
+          type: "button",
+          class: "button",
+          "aria-pressed": String(one === "5m"),
+          onclick: () => this.#setSpan(one),
+        },
+        one === "5m" ? "5 minutes" : "1 hour",
+      ),
     );
     this.charts = [
       new Chart({ title: "Requests per second", series: REQUESTS, format: amount, least: 1 }),
-      new Chart({ title: "Latency", series: LATENCIES, format: latency, axis: latencyMark, least: 0.1 }),
+      new Chart({
+        title: "Latency",
+        series: LATENCIES,
+        format: latency,
+        axis: latencyMark,
+        least: 0.1,
+      }),
       new Chart({
         title: "In flight and connections",
         series: [
@@ -162,13 +108,30 @@ export class OverviewView {
     this.element = h(
       "div",
       { class: "view" },
-      h("div", { class: "tiles" }, Object.values(this.tiles).map((one) => one.element)),
+      h(
+        "div",
+        { class: "tiles" },
+        Object.values(this.tiles).map((one) => one.element),
+      ),
       this.health,
       h(
         "section",
         { "aria-label": "Charts" },
-        h("div", { class: "chart-tools" }, this.scope, h("div", { class: "segments", role: "group", "aria-label": "Span of the charts" }, this.spans)),
-        h("div", { class: "charts" }, this.charts.map((one) => one.element)),
+        h(
+          "div",
+          { class: "chart-tools" },
+          this.scope,
+          h(
+            "div",
+            { class: "segments", role: "group", "aria-label": "Span of the charts" },
+            this.spans,
+          ),
+        ),
+        h(
+          "div",
+          { class: "charts" },
+          this.charts.map((one) => one.element),
+        ),
       ),
       this.groups.element,
       this.listeners.element,
@@ -197,8 +160,14 @@ export class OverviewView {
     this.scopes.show([
       { value: "all", label: "Everything" },
       ...overview.groups.map((one) => ({ value: `group:${one.name}`, label: `Group ${one.name}` })),
-      ...overview.listeners.map((one) => ({ value: `listener:${one.key}`, label: `Listener ${one.key}` })),
-      ...overview.workers.map((one) => ({ value: `worker:${one.index}`, label: `Worker ${one.index}` })),
+      ...overview.listeners.map((one) => ({
+        value: `listener:${one.key}`,
+        label: `Listener ${one.key}`,
+      })),
+      ...overview.workers.map((one) => ({
+        value: `worker:${one.index}`,
+        label: `Worker ${one.index}`,
+      })),
     ]);
     this.groups.show(overview.groups);
     this.listeners.show(overview.listeners);
@@ -207,17 +176,35 @@ export class OverviewView {
 
   #showTiles(overview) {
     const { totals, host, targets, listeners } = overview;
-    const connections = totals.connections ?? listeners.reduce((sum, one) => sum + (one.connections ?? 0), 0);
+    const connections =
+      totals.connections ?? listeners.reduce((sum, one) => sum + (one.connections ?? 0), 0);
     const failed = totals.status?.["5xx"] ?? 0;
     const { tiles } = this;
     tiles.requests.show(amount(totals.requests_per_s), `${amount(totals.requests_total)} in all`);
-    tiles.errors.show(amount(failed), `4xx ${amount(totals.status?.["4xx"])}/s\nretries ${amount(totals.retries_per_s)}/s`, failed > 0 ? "bad" : "");
-    tiles.latency.show(latency(totals.p99_ms), `p50 ${latency(totals.p50_ms)}\np95 ${latency(totals.p95_ms)}`);
+    tiles.errors.show(
+      amount(failed),
+      `4xx ${amount(totals.status?.["4xx"])}/s\nretries ${amount(totals.retries_per_s)}/s`,
+      failed > 0 ? "bad" : "",
+    );
+    tiles.latency.show(
+      latency(totals.p99_ms),
+      `p50 ${latency(totals.p50_ms)}\np95 ${latency(totals.p95_ms)}`,
+    );
     tiles.inFlight.show(amount(totals.in_flight), `${amount(totals.errors_per_s)} target errors/s`);
-    tiles.connections.show(amount(connections), `in ${bytesPerSecond(totals.bytes_in_per_s)}\nout ${bytesPerSecond(totals.bytes_out_per_s)}`);
+    tiles.connections.show(
+      amount(connections),
+      `in ${bytesPerSecond(totals.bytes_in_per_s)}\nout ${bytesPerSecond(totals.bytes_out_per_s)}`,
+    );
     const healthy = targets.filter((one) => one.state === "healthy").length;
-    tiles.targets.show(`${healthy} / ${targets.length}`, otherStates(targets), healthy < targets.length ? "warn" : "");
-    tiles.host.show(percent(host.cpu_percent), `memory ${percent(host.memory_percent)}\n${counted(host.cores, "core")}`);
+    tiles.targets.show(
+      `${healthy} / ${targets.length}`,
+      otherStates(targets),
+      healthy < targets.length ? "warn" : "",
+    );
+    tiles.host.show(
+      percent(host.cpu_percent),
+      `memory ${percent(host.memory_percent)}\n${counted(host.cores, "core")}`,
+    );
     if (this.sparked) {
       tiles.requests.spark.add(totals.requests_per_s);
       tiles.errors.spark.add(failed);
@@ -259,22 +246,6 @@ export class OverviewView {
   }
 }
 
-/** What is said where nothing is wrong. */
-function calmOf({ targets }) {
-  const text = targets.length
-    ? `${counted(targets.length, "target")}, nothing to look at.`
-    : "No targets yet.";
-  return { key: "calm", text, look: targets.length ? "ok" : "warn" };
-}
-
-function otherStates(targets) {
-  const counts = new Map();
-  for (const one of targets)
-    if (one.state !== "healthy") counts.set(one.state, (counts.get(one.state) ?? 0) + 1);
-  const said = [...counts].map(([state, count]) => `${count} ${state}`);
-  return said.length ? said.join(", ") : "all of them";
-}
-
 function groupsTable() {
   return new DataTable({
     title: "Target groups",
@@ -283,11 +254,26 @@ function groupsTable() {
     sortBy: "name",
     empty: "No target group.",
     columns: [
-      { key: "name", label: "Group", shape: "main", text: (one) => one.name, sub: (one) => one.algorithm.replaceAll("_", " "), sort: (one) => one.name },
       {
-        key: "healthy", label: "Healthy", number: true, sort: (one) => one.healthy,
+        key: "name",
+        label: "Group",
+        shape: "main",
+        text: (one) => one.name,
+        sub: (one) => one.algorithm.replaceAll("_", " "),
+        sort: (one) => one.name,
+      },
+      {
+        key: "healthy",
+        label: "Healthy",
+        number: true,
+        sort: (one) => one.healthy,
         text: (one) => `${one.healthy} / ${one.targets}`,
-        look: (one) => (one.fail_open || (one.targets && !one.healthy) ? "bad" : one.healthy < one.targets ? "warn" : ""),
+        look: (one) =>
+          one.fail_open || (one.targets && !one.healthy)
+            ? "bad"
+            : one.healthy < one.targets
+              ? "warn"
+              : "",
       },
       number("held", "Held", amount, { live: true }),
       ...[requests, server, p50, p95, p99, inFlight],
@@ -303,10 +289,24 @@ function listenersTable() {
     sortBy: "key",
     empty: "No listener.",
     columns: [
-      { key: "key", label: "Listener", shape: "main", text: (one) => one.key, sub: (one) => counted(one.rules, "rule"), sort: (one) => one.key },
+      {
+        key: "key",
+        label: "Listener",
+        shape: "main",
+        text: (one) => one.key,
+        sub: (one) => counted(one.rules, "rule"),
+        sort: (one) => one.key,
+      },
       number("connections", "Connections", amount, { live: true }),
       requests,
-      { ...server, key: "4xx", label: "4xx/s", text: (one) => amount(one.status?.["4xx"]), sort: (one) => one.status?.["4xx"], look: () => "" },
+      {
+        ...server,
+        key: "4xx",
+        label: "4xx/s",
+        text: (one) => amount(one.status?.["4xx"]),
+        sort: (one) => one.status?.["4xx"],
+        look: () => "",
+      },
       server,
       number("bytes_in_per_s", "In", bytesPerSecond, { live: true }),
       number("bytes_out_per_s", "Out", bytesPerSecond, { live: true }),

@@ -1,25 +1,18 @@
 // Auto scaling groups as cards with their charts, decisions and actions, and their instances.
 
-import { groupActions, instanceActions } from "./actions.js";
+import { groupActions } from "./actions.js";
 import { Chart } from "./charts.js";
-import { openDialog } from "./dialogs.js";
 import { h, KeyedList, setText } from "./dom.js";
-import { age, amount, bytes, measured, moment, percent, span } from "./format.js";
-import { ratesOf } from "./overview.js";
+import { amount, measured, moment, span } from "./format.js";
+import { ratesOf } from "./readings.js";
+import { InstanceDetail, instancesTable } from "./instances.js";
 import { LiveSeries } from "./series.js";
-import { DataTable } from "./tables.js";
-import { ActionButtons, Badge } from "./targets.js";
+import { ActionButtons } from "./targets.js";
 
 const CAPACITY = [
   { key: "desired", label: "desired", look: "step", color: "c-1" },
   { key: "in_service", label: "in service", look: "step", color: "c-ok" },
 ];
-
-/** What an instance is: of one in service that is not well, its health. */
-function stateOf(one) {
-  const well = one.health === "healthy" || !one.health;
-  return one.state === "in_service" && !well ? one.health : one.state;
-}
 
 class GroupCard {
   constructor(group) {
@@ -31,14 +24,26 @@ class GroupCard {
       this.policies,
       (one) => `${one.name} ${one.metric}`,
       () =>
-        h("li", {}, h("span", { class: "policy-name" }), h("meter", { min: 0 }), h("span", { class: "policy-value" })),
+        h(
+          "li",
+          {},
+          h("span", { class: "policy-name" }),
+          h("meter", { min: 0 }),
+          h("span", { class: "policy-value" }),
+        ),
       showPolicy,
     );
     this.trouble = h("p", { class: "problem" });
     this.last = h("p", { class: "last" });
     this.buttons = new ActionButtons(groupActions);
     const metric = group.policies[0];
-    this.capacity = new Chart({ title: "Instances", series: CAPACITY, format: amount, whole: true, least: group.max });
+    this.capacity = new Chart({
+      title: "Instances",
+      series: CAPACITY,
+      format: amount,
+      whole: true,
+      least: group.max,
+    });
     this.measure = metric
       ? new Chart({
           title: `${metric.metric.replaceAll("_", " ")} against its target`,
@@ -55,7 +60,16 @@ class GroupCard {
     this.scope = `group:${group.target_group ?? group.name}`;
     this.span = "1h";
     this.spans = ["5m", "1h"].map((one) =>
-      h("button", { type: "button", class: "button", "aria-pressed": String(one === this.span), onclick: () => this.#choose(one) }, one === "5m" ? "5 minutes" : "1 hour"),
+      h(
+        "button",
+        {
+          type: "button",
+          class: "button",
+          "aria-pressed": String(one === this.span),
+          onclick: () => this.#choose(one),
+        },
+        one === "5m" ? "5 minutes" : "1 hour",
+      ),
     );
     this.element = h(
       "section",
@@ -65,12 +79,24 @@ class GroupCard {
         { class: "card-head" },
         h("h2", {}, group.name),
         this.buttons.element,
-        h("div", { class: "segments", role: "group", "aria-label": "Span of the charts" }, this.spans),
+        h(
+          "div",
+          { class: "segments", role: "group", "aria-label": "Span of the charts" },
+          this.spans,
+        ),
       ),
       h(
         "div",
         { class: "scaling-body" },
-        h("div", { class: "scaling-facts" }, h("p", {}, this.desired, this.bounds), this.counts, this.policies, this.trouble, h("div", {}, h("p", { class: "label" }, "Last decision"), this.last)),
+        h(
+          "div",
+          { class: "scaling-facts" },
+          h("p", {}, this.desired, this.bounds),
+          this.counts,
+          this.policies,
+          this.trouble,
+          h("div", {}, h("p", { class: "label" }, "Last decision"), this.last),
+        ),
         h("div", { class: "charts two" }, this.capacity.element, this.measure?.element ?? null),
       ),
     );
@@ -87,17 +113,27 @@ class GroupCard {
     setText(this.trouble, troubleOf(group));
     this.trouble.hidden = !this.trouble.textContent;
     const last = group.last_decision;
-    setText(this.last, last ? `${last.time ? `${moment(last.time)}  ` : ""}${last.what}${last.cause ? `: ${last.cause}` : ""}` : "No decision so far.");
+    setText(
+      this.last,
+      last
+        ? `${last.time ? `${moment(last.time)}  ` : ""}${last.what}${last.cause ? `: ${last.cause}` : ""}`
+        : "No decision so far.",
+    );
     this.buttons.show(group);
     this.series?.add(overview);
   }
 
   begin() {
     this.series?.stop();
-    this.series = new LiveSeries(this.scope, this.span, (overview) => ratesOf(this.scope, overview), (times, values) => {
-      this.capacity.show(times, values);
-      this.measure?.show(times, { ...values, target: times.map(() => this.target) });
-    });
+    this.series = new LiveSeries(
+      this.scope,
+      this.span,
+      (overview) => ratesOf(this.scope, overview),
+      (times, values) => {
+        this.capacity.show(times, values);
+        this.measure?.show(times, { ...values, target: times.map(() => this.target) });
+      },
+    );
   }
 
   end() {
@@ -107,7 +143,9 @@ class GroupCard {
 
   #choose(one) {
     this.span = one;
-    this.spans.forEach((button, n) => button.setAttribute("aria-pressed", String(["5m", "1h"][n] === one)));
+    this.spans.forEach((button, n) =>
+      button.setAttribute("aria-pressed", String(["5m", "1h"][n] === one)),
+    );
     this.begin();
   }
 }
@@ -121,7 +159,10 @@ function showPolicy(node, one) {
   meter.high = bound;
   meter.optimum = 0;
   meter.value = one.value ?? 0;
-  meter.setAttribute("aria-label", `${one.metric}: ${measured(one.value, one.unit)} of ${measured(one.target, one.unit)}`);
+  meter.setAttribute(
+    "aria-label",
+    `${one.metric}: ${measured(one.value, one.unit)} of ${measured(one.target, one.unit)}`,
+  );
   setText(value, `${measured(one.value, one.unit)} of ${measured(one.target, one.unit)}`);
 }
 
@@ -147,7 +188,11 @@ export class ScalingView {
   constructor() {
     this.cards = new Map();
     this.groups = h("div", { class: "stack" });
-    this.none = h("p", { class: "card nothing", hidden: true }, "No auto scaling group. One comes with `fastlb run --min 2 --max 8 -- COMMAND`.");
+    this.none = h(
+      "p",
+      { class: "card nothing", hidden: true },
+      "No auto scaling group. One comes with `fastlb run --min 2 --max 8 -- COMMAND`.",
+    );
     this.list = new KeyedList(
       this.groups,
       (one) => one.name,
@@ -195,62 +240,3 @@ export class ScalingView {
     this.detail.show(this.overview);
   }
 }
-
-function instancesTable(open) {
-  const live = { number: true, live: true, most: true };
-  return new DataTable({
-    title: "Instances",
-    key: (one) => one.id,
-    text: (one) => `${one.id} ${one.group} ${stateOf(one)} ${one.health} ${one.pid ?? ""}`,
-    sortBy: "age",
-    empty: "No instance.",
-    columns: [
-      { key: "id", label: "Instance", shape: "main", text: (one) => one.id, sub: (one) => one.reason || (one.protected ? "protected" : one.address), sort: (one) => one.id },
-      {
-        key: "state", label: "State", shape: "status", sort: stateOf,
-        make: Badge.make,
-        update: (element, one) => Badge.update(element, stateOf(one)),
-      },
-      { key: "group", label: "Group", text: (one) => one.group, sort: (one) => one.group },
-      { key: "pid", label: "Pid", number: true, text: (one) => (one.pid ? String(one.pid) : "–"), sort: (one) => one.pid },
-      { key: "version", label: "Template", number: true, text: (one) => `v${one.template_version}`, sort: (one) => one.template_version, most: true },
-      { key: "age", label: "Age", number: true, text: (one) => age(one.age_s), sort: (one) => one.age_s, most: true },
-      { key: "cpu", label: "CPU", ...live, text: (one) => percent(one.cpu_percent), sort: (one) => one.cpu_percent },
-      { key: "rss", label: "RSS", ...live, text: (one) => bytes(one.rss_bytes), sort: (one) => one.rss_bytes },
-      {
-        key: "actions", label: "Actions", quiet: true, shape: "actions",
-        make: (one) => {
-          const name = `Actions for ${one.id}`;
-          return h("button", { type: "button", class: "button icon", title: name, "aria-label": name, onclick: () => open(one.id) }, "⋯");
-        },
-        update: () => {},
-      },
-    ],
-  });
-}
-
-class InstanceDetail {
-  constructor(id, closed) {
-    this.id = id;
-    this.badge = Badge.make();
-    this.why = h("p", { class: "why" });
-    this.buttons = new ActionButtons(instanceActions);
-    const content = h("div", { class: "detail" }, h("div", { class: "detail-state" }, this.badge, this.why), this.buttons.element);
-    openDialog(`Instance ${id}`, content, closed);
-  }
-
-  show(overview) {
-    const one = overview.instances.find((instance) => instance.id === this.id);
-    if (!one) {
-      Badge.update(this.badge, "gone");
-      setText(this.why, "This instance has ended.");
-      this.buttons.element.replaceChildren();
-      return;
-    }
-    Badge.update(this.badge, stateOf(one));
-    const facts = [`group ${one.group}`, one.pid ? `pid ${one.pid}` : "", `template v${one.template_version}`, `age ${span(one.age_s)}`, one.protected ? "protected" : "", one.reason ?? ""];
-    setText(this.why, facts.filter(Boolean).join(" · "));
-    this.buttons.show(one);
-  }
-}
-

@@ -33,7 +33,10 @@ export class LiveSeries {
     this.step = answer.step;
     this.end = answer.end;
     this.values = Object.fromEntries(
-      Object.entries(answer.series).map(([key, values]) => [key, padded(values, POINTS[this.span])]),
+      Object.entries(answer.series).map(([key, values]) => [
+        key,
+        padded(values, POINTS[this.span]),
+      ]),
     );
     this.#tell();
   }

@@ -42,7 +42,11 @@ export class DataTable {
     });
     this.sorter = h(
       "select",
-      { class: "sorter", "aria-label": `Sort ${title.toLowerCase()} by`, onchange: () => this.#chosen() },
+      {
+        class: "sorter",
+        "aria-label": `Sort ${title.toLowerCase()} by`,
+        onchange: () => this.#chosen(),
+      },
       columns
         .filter((one) => one.sort)
         .map((one) => h("option", { value: one.key }, `By ${one.label.toLowerCase()}`)),
@@ -50,7 +54,11 @@ export class DataTable {
     this.sorter.value = this.sorted.key;
     this.tools = h("div", { class: "tools" }, this.filter, this.sorter, action ?? null);
     this.body = h("tbody", { role: "rowgroup" });
-    this.more = h("button", { type: "button", class: "button more", onclick: () => this.#showAll() });
+    this.more = h("button", {
+      type: "button",
+      class: "button more",
+      onclick: () => this.#showAll(),
+    });
     this.nothing = h("p", { class: "nothing" }, empty);
     const heads = h("tr", { role: "row" }, this.heads);
     this.element = h(
@@ -61,7 +69,12 @@ export class DataTable {
         "div",
         { class: "table-box" },
         // What is laid out as cards on a phone keeps its meaning by these roles.
-        h("table", { role: "table", "aria-label": title }, h("thead", { role: "rowgroup" }, heads), this.body),
+        h(
+          "table",
+          { role: "table", "aria-label": title },
+          h("thead", { role: "rowgroup" }, heads),
+          this.body,
+        ),
       ),
       this.nothing,
       this.more,
@@ -76,7 +89,9 @@ export class DataTable {
     this.items = new WeakMap();
     this.seen = new WeakSet();
     this.filledAll = 0;
-    this.watcher = new IntersectionObserver((entries) => this.#sight(entries), { rootMargin: "300px" });
+    this.watcher = new IntersectionObserver((entries) => this.#sight(entries), {
+      rootMargin: "300px",
+    });
     this.#markSorted();
   }
 
@@ -92,9 +107,17 @@ export class DataTable {
   }
 
   #head(column) {
-    const properties = { role: "columnheader", scope: "col", class: column.number ? "number" : null };
+    const properties = {
+      role: "columnheader",
+      scope: "col",
+      class: column.number ? "number" : null,
+    };
     if (!column.sort)
-      return h("th", properties, h("span", { class: column.quiet ? "unseen" : null }, column.label));
+      return h(
+        "th",
+        properties,
+        h("span", { class: column.quiet ? "unseen" : null }, column.label),
+      );
     const press = () => {
       if (this.sorted === column) this.backwards = !this.backwards;
       else this.#sortBy(column);
@@ -173,7 +196,9 @@ export class DataTable {
   #row(row) {
     const cells = this.columns.map((column) => {
       const label = column.quiet ? "" : column.label;
-      const shape = ["cell", column.number ? "number" : "", column.shape ?? ""].filter(Boolean).join(" ");
+      const shape = ["cell", column.number ? "number" : "", column.shape ?? ""]
+        .filter(Boolean)
+        .join(" ");
       const cell = h("td", { role: "cell", class: shape, "data-label": label });
       if (column.make) cell.append(column.make(row));
       else {

@@ -5,7 +5,8 @@ import { Chart } from "./charts.js";
 import { openDialog } from "./dialogs.js";
 import { h, setClass, setText } from "./dom.js";
 import { age, amount, bytesPerSecond, latency, latencyMark, span } from "./format.js";
-import { LATENCIES, rateColumns, ratesOf, REQUESTS } from "./overview.js";
+import { LATENCIES, rateColumns, REQUESTS } from "./columns.js";
+import { ratesOf } from "./readings.js";
 import { LiveSeries } from "./series.js";
 import { DataTable } from "./tables.js";
 
@@ -80,13 +81,25 @@ export class TargetsView {
     this.table = new DataTable({
       title: "Targets",
       key: keyOf,
-      text: (one) => `${one.address} ${one.instance ?? ""} ${one.group} ${stateOf(one)} ${one.reason} ${one.override ?? ""}`,
+      text: (one) =>
+        `${one.address} ${one.instance ?? ""} ${one.group} ${stateOf(one)} ${one.reason} ${one.override ?? ""}`,
       sortBy: "state",
       empty: "No target that matches.",
       columns: [
-        { key: "address", label: "Target", shape: "main", titled: true, text: nameOf, sub: (one) => (one.instance ? one.address : one.backup ? "backup" : ""), sort: nameOf },
         {
-          key: "state", label: "State", shape: "state", sort: rankOf,
+          key: "address",
+          label: "Target",
+          shape: "main",
+          titled: true,
+          text: nameOf,
+          sub: (one) => (one.instance ? one.address : one.backup ? "backup" : ""),
+          sort: nameOf,
+        },
+        {
+          key: "state",
+          label: "State",
+          shape: "state",
+          sort: rankOf,
           make: () => h("div", {}, Badge.make(), h("span", { class: "sub" })),
           update: (element, one) => {
             Badge.update(element.firstElementChild, stateOf(one));
@@ -95,13 +108,33 @@ export class TargetsView {
           },
         },
         { key: "group", label: "Group", text: (one) => one.group, sort: (one) => one.group },
-        { key: "weight", label: "Weight", number: true, text: (one) => String(one.weight), sort: (one) => one.weight, most: true },
+        {
+          key: "weight",
+          label: "Weight",
+          number: true,
+          text: (one) => String(one.weight),
+          sort: (one) => one.weight,
+          most: true,
+        },
         ...rateColumns,
         {
-          key: "actions", label: "Actions", quiet: true, shape: "actions",
+          key: "actions",
+          label: "Actions",
+          quiet: true,
+          shape: "actions",
           make: (one) => {
             const name = `Actions for ${nameOf(one)}`;
-            return h("button", { type: "button", class: "button icon", title: name, "aria-label": name, onclick: () => this.#open(keyOf(one)) }, "⋯");
+            return h(
+              "button",
+              {
+                type: "button",
+                class: "button icon",
+                title: name,
+                "aria-label": name,
+                onclick: () => this.#open(keyOf(one)),
+              },
+              "⋯",
+            );
           },
           update: () => {},
         },
@@ -136,18 +169,33 @@ class TargetDetail {
     this.buttons = new ActionButtons(targetActions);
     this.charts = [
       new Chart({ title: "Requests per second", series: ANSWERS, format: amount, least: 1 }),
-      new Chart({ title: "Latency", series: LATENCIES, format: latency, axis: latencyMark, least: 0.1 }),
+      new Chart({
+        title: "Latency",
+        series: LATENCIES,
+        format: latency,
+        axis: latencyMark,
+        least: 0.1,
+      }),
     ];
-    this.series = new LiveSeries(scope, "5m", (overview) => ratesOf(scope, overview), (times, values) => {
-      for (const chart of this.charts) chart.show(times, values);
-    });
+    this.series = new LiveSeries(
+      scope,
+      "5m",
+      (overview) => ratesOf(scope, overview),
+      (times, values) => {
+        for (const chart of this.charts) chart.show(times, values);
+      },
+    );
     const content = h(
       "div",
       { class: "detail" },
       h("div", { class: "detail-state" }, this.badge, this.why),
       this.buttons.element,
       this.figures,
-      h("div", { class: "charts two" }, this.charts.map((one) => one.element)),
+      h(
+        "div",
+        { class: "charts two" },
+        this.charts.map((one) => one.element),
+      ),
     );
     this.dialog = openDialog(key.slice(key.indexOf("/") + 1), content, () => {
       this.series.stop();
@@ -165,7 +213,10 @@ class TargetDetail {
       return;
     }
     Badge.update(this.badge, stateOf(one));
-    setText(this.why, `${one.reason} · for ${span(one.since_s)}${one.override ? ` · ${one.override}` : ""}`);
+    setText(
+      this.why,
+      `${one.reason} · for ${span(one.since_s)}${one.override ? ` · ${one.override}` : ""}`,
+    );
     this.buttons.show(one);
     this.series.add(overview);
     const figures = {
@@ -182,7 +233,9 @@ class TargetDetail {
     };
     const names = Object.keys(figures);
     if (this.figures.children.length !== names.length)
-      this.figures.replaceChildren(...names.map((name) => h("div", {}, h("dt", {}, name), h("dd", {}))));
+      this.figures.replaceChildren(
+        ...names.map((name) => h("div", {}, h("dt", {}, name), h("dd", {}))),
+      );
     names.forEach((name, n) => setText(this.figures.children[n].lastElementChild, figures[name]));
   }
 }

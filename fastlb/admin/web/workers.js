@@ -2,13 +2,18 @@
 
 import { h } from "./dom.js";
 import { amount, bytes, bytesPerSecond, percent } from "./format.js";
-import { rateColumns } from "./overview.js";
+import { rateColumns } from "./columns.js";
 import { DataTable } from "./tables.js";
 import { Badge } from "./targets.js";
 
 const live = (key, label, text) => ({
-  key, label, text: (one) => text(one[key]), sort: (one) => one[key],
-  number: true, live: true, most: true,
+  key,
+  label,
+  text: (one) => text(one[key]),
+  sort: (one) => one[key],
+  number: true,
+  live: true,
+  most: true,
 });
 const shown = new Set(["requests", "5xx", "in_flight"]);
 
@@ -21,9 +26,19 @@ export class WorkersView {
       sortBy: "index",
       empty: "No worker.",
       columns: [
-        { key: "index", label: "Worker", shape: "main", text: (one) => `worker ${one.index}`, sub: (one) => `pid ${one.pid}`, sort: (one) => one.index },
         {
-          key: "state", label: "State", shape: "status", sort: (one) => one.state,
+          key: "index",
+          label: "Worker",
+          shape: "main",
+          text: (one) => `worker ${one.index}`,
+          sub: (one) => `pid ${one.pid}`,
+          sort: (one) => one.index,
+        },
+        {
+          key: "state",
+          label: "State",
+          shape: "status",
+          sort: (one) => one.state,
           make: Badge.make,
           update: (element, one) => Badge.update(element, one.state),
         },
