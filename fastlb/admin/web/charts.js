@@ -14,7 +14,7 @@ const BOTTOM = 22;
 const WIDTH_BEFORE_LAYOUT = 480;
 
 /** Round numbers up to at least `most`, from 0: at most five of them. */
-export function ticks(most, whole) {
+function ticks(most, whole) {
   const rough = most / 4;
   const power = 10 ** Math.floor(Math.log10(rough));
   let step = [1, 2, 2.5, 5, 10].map((one) => one * power).find((one) => one >= rough * 0.999);

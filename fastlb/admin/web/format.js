@@ -1,6 +1,6 @@
 // Numbers, times and sizes as a person reads them. Pure: knows neither the page nor the balancer.
 
-export const NONE = "–";
+const NONE = "–";
 
 /** A number of things, or things a second: 0, 0.04, 3.2, 412, 12.3k. */
 export function amount(value) {

@@ -3,7 +3,7 @@
 import { groupActions } from "./actions.js";
 import { Chart } from "./charts.js";
 import { h, KeyedList, setText } from "./dom.js";
-import { amount, measured, moment, span } from "./format.js";
+import { amount, measured, moment } from "./format.js";
 import { ratesOf } from "./readings.js";
 import { InstanceDetail, instancesTable } from "./instances.js";
 import { LiveSeries } from "./series.js";
