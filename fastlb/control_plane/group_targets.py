@@ -7,6 +7,7 @@ in its counters which generation that is.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -41,6 +42,8 @@ class GroupTargets:
         self._parts = parts
         self._retired: list[tuple[int, int]] = []
         """(index, the generation that does not name it): to be given away again."""
+        self._idle_since: dict[int, int] = {}
+        """Of these by index: when nothing was in flight first (CLOCK_MONOTONIC, ns)."""
 
     def register(self, group: str, address: Address, changed: Callable[[], None]) -> InstanceTarget:
         parts = self._parts
@@ -63,8 +66,13 @@ class GroupTargets:
         parts = self._parts
         left = []
         for index, generation in self._retired:
-            idle = not parts.counters.target(index, parts.rows).in_flight
-            if idle and self.seen_by_all(generation):
+            if parts.counters.target(index, parts.rows).in_flight:
+                self._idle_since.pop(index, None)
+                left.append((index, generation))
+                continue
+            since = self._idle_since.setdefault(index, time.monotonic_ns())
+            if self.seen_by_all(generation) and self._stored_by_all(since):
+                del self._idle_since[index]
                 parts.registry.release(index, parts.counters, parts.rows)
             else:
                 left.append((index, generation))
@@ -78,6 +86,12 @@ class GroupTargets:
         return all(
             cells[row * ROW + Worker.GENERATION] >= generation for row in self._living_rows(cells)
         )
+
+    def _stored_by_all(self, since: int) -> bool:
+        """Whether each living worker has stored since then what it had counted. In flight is stored at
+        once and all else at the next tick: a column that is given away sooner would be written once more."""
+        cells = self._parts.counters.cells
+        return all(cells[row * ROW + Worker.BEAT_NS] > since for row in self._living_rows(cells))
 
     def _living_rows(self, cells: memoryview) -> Iterable[int]:
         """A row is zeroed after its worker's death."""

@@ -143,7 +143,6 @@ class WorkerState:
     def flush(self) -> None:
         """Store the counts in shared memory."""
         row = self.row
-        row[Worker.BEAT_NS] = time.monotonic_ns()
         row[Worker.ACCEPTED] = self.accepted
         row[Worker.REJECTED] = self.rejected
         all = self.counts.values()
@@ -160,9 +159,10 @@ class WorkerState:
         for one in all:
             one.store(row)
         self.targets.flush()
-        # Last: a column that this generation does not name is given away once all workers say so, and
-        # what was counted there must be written by then.
+        # Last: a target's column is given away once all workers act on a generation that does not name
+        # it, and have beaten since nothing is in flight there. What was counted is stored by then.
         row[Worker.GENERATION] = self.generation
+        row[Worker.BEAT_NS] = time.monotonic_ns()
 
     def on_tick(self) -> None:
         """Ten times a second: store the counts, close idle pooled connections, go on draining."""

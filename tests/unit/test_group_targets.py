@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 from typing import cast
@@ -71,9 +72,10 @@ class Stage:
         cells.release()
 
     def worker(self, row: int, generation: int | None = None) -> None:
-        """It lives and acts on this generation of the table, or on the newest."""
+        """It lives, acts on this generation of the table or on the newest, and has stored its counts."""
         self.set(row, Worker.PID, 100 + row)
         self.set(row, Worker.GENERATION, generation or self.writer.generation)
+        self.set(row, Worker.BEAT_NS, time.monotonic_ns())
 
     def in_flight(self, row: int, many: int, index: int = 0) -> None:
         self.set(row, block(index) + Cell.IN_FLIGHT, many)
@@ -202,6 +204,9 @@ async def test_a_column_comes_back_when_all_have_forgotten_it_and_nothing_is_in_
     assert stage.register(9003)._target.index == 2, "a request is still in flight"
     stage.in_flight(0, 0)
     stage.all.release_retired()
+    stage.all.release_retired()
+    assert stage.register(9005)._target.index == 3, "what it had counted is not stored yet"
+    stage.worker(0)
     stage.all.release_retired()
     again = stage.register(9004)
     assert again._target.index == 0
