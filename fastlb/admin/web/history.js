@@ -65,13 +65,16 @@ function make(entry) {
   );
 }
 
+/** Of an instance's socket the id, which is the folder's name; what else there is says little. */
+const subjectOf = (text) => text.match(/^unix:\/.*\/(i-[0-9a-f]{8})\/[^/]+$/)?.[1] ?? text;
+
 function update(node, entry) {
   const [when, body] = node.children;
   const [head, cause, outcome] = body.children;
   const [kind, subject, what] = head.children;
   setText(when, moment(entry.at));
   setText(kind, entry.kind === "activity" ? "" : entry.kind);
-  setText(subject, entry.subject);
+  setText(subject, subjectOf(entry.subject));
   setText(what, entry.what);
   setText(cause, entry.cause);
   const under = entry.kind === "activity" && !entry.outcome && entry.ended === null;

@@ -13,6 +13,13 @@ function stateOf(one) {
   return one.state === "in_service" && !well ? one.health : one.state;
 }
 
+function aboutOf(one) {
+  const well = stateOf(one) === "in_service";
+  return [one.protected ? "protected" : "", well ? one.address : one.reason]
+    .filter(Boolean)
+    .join(" · ");
+}
+
 export function instancesTable(open) {
   const live = { number: true, live: true, most: true };
   return new DataTable({
@@ -27,7 +34,7 @@ export function instancesTable(open) {
         label: "Instance",
         shape: "main",
         text: (one) => one.id,
-        sub: (one) => one.reason || (one.protected ? "protected" : one.address),
+        sub: aboutOf,
         sort: (one) => one.id,
       },
       {

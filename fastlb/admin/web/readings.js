@@ -2,6 +2,9 @@
 
 import { counted } from "./format.js";
 
+/** The reason of a target's state without what changes each second. */
+export const reasonOf = (target) => target.reason.replace(/, last [\d.]+ s ago$/, "");
+
 /** What an operator should look at first: {key, text, href, bad}. Pure. */
 export function troubles(overview) {
   const found = [];
@@ -29,9 +32,7 @@ export function troubles(overview) {
   }
   const unhealthy = overview.targets.filter((one) => one.state === "unhealthy");
   for (const one of unhealthy.slice(0, 3)) {
-    // When it was last looked at changes each second, and is in the table.
-    const reason = one.reason.replace(/, last [\d.]+ s ago$/, "");
-    const text = `${one.instance ?? one.address} in ${one.group} is unhealthy: ${reason}`;
+    const text = `${one.instance ?? one.address} in ${one.group} is unhealthy: ${reasonOf(one)}`;
     add(
       `target ${one.group}/${one.address}`,
       text,

@@ -3,10 +3,10 @@
 import { targetActions } from "./actions.js";
 import { Chart } from "./charts.js";
 import { openDialog } from "./dialogs.js";
-import { h, setClass, setText } from "./dom.js";
+import { h, setAttribute, setClass, setText } from "./dom.js";
 import { age, amount, bytesPerSecond, latency, latencyMark, span } from "./format.js";
 import { LATENCIES, rateColumns, REQUESTS } from "./columns.js";
-import { ratesOf } from "./readings.js";
+import { ratesOf, reasonOf } from "./readings.js";
 import { LiveSeries } from "./series.js";
 import { DataTable } from "./tables.js";
 
@@ -26,7 +26,7 @@ const rankOf = (one) => WORST_FIRST.indexOf(one.state) * 2 + (one.suspect ? 0 : 
 
 function whyOf(one) {
   const since = one.since_s === null || one.since_s === undefined ? "" : `${age(one.since_s)} · `;
-  return `${since}${one.reason}`;
+  return `${since}${reasonOf(one)}`;
 }
 
 /** The actions of something as buttons, made anew only where other ones are possible. */
@@ -104,7 +104,9 @@ export class TargetsView {
           update: (element, one) => {
             Badge.update(element.firstElementChild, stateOf(one));
             setText(element.lastElementChild, whyOf(one));
-            element.lastElementChild.title = one.reason;
+            const well = one.state === "healthy" && !one.suspect;
+            setClass(element.lastElementChild, well ? "sub" : "sub whole");
+            setAttribute(element.lastElementChild, "title", one.reason);
           },
         },
         { key: "group", label: "Group", text: (one) => one.group, sort: (one) => one.group },
