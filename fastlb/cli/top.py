@@ -55,8 +55,9 @@ def top(arguments: argparse.Namespace) -> int:
 
     from fastlb.cli.admin_client import AdminClient
     from fastlb.cli.layout import Screen as Lines
+    from fastlb.cli.top_header import Sight
     from fastlb.cli.top_screen import Screen, State, begin_trail
-    from fastlb.cli.top_view import Sight, plain_frame
+    from fastlb.cli.top_view import plain_frame
 
     client = AdminClient.of(arguments.name)
     overview, series = client.get("overview"), client.get("series?scope=all&span=5m")

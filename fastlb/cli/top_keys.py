@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote
 
+from fastlb.cli.top_header import Sight
 from fastlb.cli.top_tables import (
     DEFAULT_SORT,
     GROUPS,
@@ -19,7 +20,7 @@ from fastlb.cli.top_tables import (
     Row,
     sorted_rows,
 )
-from fastlb.cli.top_view import Sight, position
+from fastlb.cli.top_view import position
 from fastlb.cli.wording import clean
 
 PAGE = 10

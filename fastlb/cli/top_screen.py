@@ -25,8 +25,9 @@ from rich.text import Text
 
 from fastlb.cli.admin_client import AdminClient
 from fastlb.cli.top_feed import Feed, News
+from fastlb.cli.top_header import Sight, Trail
 from fastlb.cli.top_keys import Request, begin, keys_of, press
-from fastlb.cli.top_view import Sight, Trail, frame
+from fastlb.cli.top_view import frame
 from fastlb.errors import FastlbError
 
 TRAIL = 60

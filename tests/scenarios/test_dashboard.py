@@ -30,6 +30,7 @@ TOKEN = "0123456789abcdef0123456789abcdef"
 LOUD = ("warning", "error")
 VIEWS = ("overview", "targets", "scaling", "workers", "history")
 expect = playwright.expect
+expect.set_options(timeout=SECONDS)
 Open = Callable[..., "playwright.Page"]
 
 

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastlb.cli.top import SORTS
+from fastlb.cli.top_header import Sight, Trail, sparkline
 from fastlb.cli.top_keys import Pressed, Request, begin, keys_of, press
 from fastlb.cli.top_tables import SORT_KEYS, TARGETS, VIEWS, sorted_rows
-from fastlb.cli.top_view import Sight, Trail, frame, plain_frame, sparkline
+from fastlb.cli.top_view import frame, plain_frame
 from tests.support.stand_in_admin import World
 
 OVERVIEW: dict[str, Any] = World().overview()
