@@ -169,6 +169,8 @@ export class OverviewView {
         label: `Worker ${one.index}`,
       })),
     ]);
+    // What was chosen may have gone with a reload.
+    if (this.series && (this.scope.value || "all") !== this.series.scope) this.#load();
     this.groups.show(overview.groups);
     this.listeners.show(overview.listeners);
     this.series?.add(overview);
