@@ -23,7 +23,8 @@ from starlette.staticfiles import StaticFiles
 from fastlb.admin.events import Events, encoded
 from fastlb.admin.metrics import render
 from fastlb.admin.openapi import BASE, openapi
-from fastlb.admin.operations import OPERATIONS, Operation
+from fastlb.admin.operation import Operation
+from fastlb.admin.operations import OPERATIONS
 from fastlb.admin.reading import Source
 from fastlb.admin.sampler import Sampler
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from fastlb.admin.operations import Operation, Parameter
+from fastlb.admin.operation import Operation, Parameter
 
 BASE = "/api/v1"
 

@@ -32,7 +32,7 @@ class AdminServer:
         self._own: AdminHttp | None = None
         self._other: AdminHttp | None = None
         self._guard: Guard | None = None
-        self._ending: set[asyncio.Task[None]] = set()
+        self._leaving: set[asyncio.Task[None]] = set()
         self._sampler.start()
 
     def serve_own(self, one: socket.socket) -> None:
@@ -64,15 +64,14 @@ class AdminServer:
 
     def _leave(self, one: AdminHttp | None) -> None:
         if one is not None:
-            ending = asyncio.create_task(one.end())
-            self._ending.add(ending)
-            ending.add_done_callback(self._ending.discard)
+            leaving = asyncio.create_task(one.leave())
+            self._leaving.add(leaving)
+            leaving.add_done_callback(self._leaving.discard)
 
     async def end(self) -> None:
-        """Within some seconds, whatever the clients do."""
+        """At once, whatever the clients do."""
         self._sampler.stop()
         self._events.close()
-        self.leave_own()
-        self.leave()
-        if self._ending:
-            await asyncio.wait(self._ending)
+        await asyncio.gather(*(one.end() for one in (self._own, self._other) if one is not None))
+        if self._leaving:
+            await asyncio.wait(self._leaving)

@@ -28,6 +28,7 @@ MOST_AT_ONCE = 128
 """Connections that are served; more are answered 503."""
 MOST_CONNECTIONS = 256
 END_SECONDS = 1.0
+HEARD_SECONDS = 0.1
 
 
 class Connection(H11Protocol):
@@ -87,6 +88,7 @@ class AdminHttp(uvicorn.Server):
             )
         )
         self._task: asyncio.Task[None] | None = None
+        self._socket: socket.socket | None = None
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -97,7 +99,8 @@ class AdminHttp(uvicorn.Server):
         """Serve a duplicate of this one: uvicorn closes what it is given."""
         # What clients do wrong is no news, and might be told a thousand times a second.
         logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
-        self._task = asyncio.create_task(self.serve([one.dup()]))
+        self._socket = one.dup()
+        self._task = asyncio.create_task(self.serve([self._socket]))
 
     async def on_tick(self, counter: int) -> bool:
         if counter % 10 == 0:
@@ -107,21 +110,34 @@ class AdminHttp(uvicorn.Server):
                     one.look(now)
         return await super().on_tick(counter)
 
-    async def end(self) -> None:
-        """Close everything. Does not wait for a client."""
+    async def leave(self) -> None:
+        """Serve no more; what is being answered has END_SECONDS."""
         if self._task is None:
             return
         self.should_exit = True
-        done, _ = await asyncio.wait({self._task}, timeout=END_SECONDS)
-        if not done:
-            self.force_exit = True
-            for one in list(self.server_state.connections):
-                transport: Any = one.transport
-                transport.abort()
-            for task in list(self.server_state.tasks):
+        await asyncio.wait({self._task}, timeout=END_SECONDS)
+        await self.end()
+
+    async def end(self) -> None:
+        """Close everything now. Waits for no client."""
+        if self._task is None:
+            return
+        self._task.cancel()
+        await asyncio.wait({self._task})
+        for server in getattr(self, "servers", ()):  # none before uvicorn has made them
+            server.close()
+        if self._socket is not None:
+            self._socket.close()
+        for one in list(self.server_state.connections):
+            transport: Any = one.transport
+            transport.abort()
+        answering = set(self.server_state.tasks)
+        if answering:
+            # They hear that their clients are gone; a few wait for something else.
+            _, left = await asyncio.wait(answering, timeout=HEARD_SECONDS)
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # it would log each
+            for task in left:
                 task.cancel()
-            done, _ = await asyncio.wait({self._task}, timeout=END_SECONDS)
-        if not done:
-            self._task.cancel()
-        else:
-            self._task.result()
+            if left:
+                await asyncio.wait(left, timeout=END_SECONDS)
+            logging.getLogger("uvicorn.error").setLevel(logging.ERROR)

@@ -182,10 +182,11 @@ class Administration:
         if self._starting is not None:
             self._starting.cancel()
             await asyncio.wait({self._starting})
+        server, self._server = self._server, None
+        if server is not None:
+            await server.end()
         self._leave_own()
         self._leave_other()
-        if self._server is not None:
-            await self._server.end()
 
 
 def _leave(one: socket.socket) -> None:

@@ -1,8 +1,4 @@
-"""What the admin server looks at: the whole instance as one Reading. Reads everything, changes nothing.
-
-All counters are read by column, and histograms only of targets that did something since: a look at a
-thousand targets must not keep the supervisor from its work.
-"""
+"""What the admin server looks at: the whole instance as one Reading. Reads everything, changes nothing."""
 
 from __future__ import annotations
 
@@ -10,9 +6,6 @@ import os
 import resource
 import time
 from collections.abc import Collection, Sequence, Set
-from dataclasses import dataclass
-from operator import add
-from struct import Struct
 from typing import Protocol
 
 import psutil
@@ -29,42 +22,25 @@ from fastlb.admin.reading import (
 from fastlb.auto_scaling.usage import parse_stat
 from fastlb.control_plane.listener_columns import ListenerColumns
 from fastlb.control_plane.scaling import Scaling
+from fastlb.control_plane.target_counts import (
+    TargetCounts,
+    add_counts,
+    buckets,
+    counts_of,
+    latencies,
+)
 from fastlb.control_plane.target_registry import RegisteredTarget, TargetRegistry
-from fastlb.control_plane.totals import TargetFigures, Totals
+from fastlb.control_plane.totals import Totals
 from fastlb.control_plane.worker_pool import Worker
 from fastlb.history import History
 from fastlb.model.configuration import Configuration
-from fastlb.target_table.counters import (
-    BLOCK,
-    BUCKETS,
-    HISTOGRAM,
-    ROW,
-    Cell,
-    Counters,
-    ListenerCell,
-    block,
-    bucket_bounds,
-)
+from fastlb.target_table.counters import Counters, ListenerCell
 from fastlb.target_table.counters import Worker as Head
 from fastlb.target_table.handover import listener_key
 from fastlb.target_table.layout import TargetEntry
 
 HOST_LOOK = 0.5
 """Least seconds between two looks at the host: percentages of less say nothing."""
-_PACKED = Struct(f"<{BUCKETS}Q")
-_COLUMNS = (
-    Cell.IN_FLIGHT,
-    Cell.REQUESTS,
-    Cell.ERRORS,
-    Cell.STATUS_5XX,
-    Cell.CONNECTIONS,
-    Cell.BYTES_IN,
-    Cell.BYTES_OUT,
-    Cell.QUEUED,
-    Cell.QUEUE_WAIT_US,
-    Cell.LATENCY_US,
-)
-_BOUNDS = tuple(bucket_bounds(bucket) for bucket in range(BUCKETS))
 
 
 class Instance(Protocol):
@@ -90,17 +66,6 @@ class Instance(Protocol):
     def draining(self) -> bool: ...
 
 
-@dataclass(slots=True)
-class _Latencies:
-    """A target's packed histogram as of its last change; `fresh` if that was at the last look."""
-
-    key: tuple[int, str, str]
-    latency_us: int
-    """The sum of what is in it, which changes with it."""
-    fresh: bool
-    packed: int
-
-
 class Sight:
     """Makes Readings (`admin.reading.Source`)."""
 
@@ -109,7 +74,7 @@ class Sight:
         self._started = time.monotonic()
         self._started_at = time.time()
         self._host: tuple[float, float, float] | None = None
-        self._histograms: dict[int, _Latencies] = {}
+        self._counts = TargetCounts(instance.counters, instance.totals)
         self._states: dict[int, tuple[str, str, float]] = {}
         """By the target's index: address, state, and since when."""
         psutil.cpu_percent(None)  # the first look has nothing to compare with
@@ -182,27 +147,10 @@ class Sight:
         return self._host[1:]
 
     def latencies(self, histogram: int, shares: Sequence[float]) -> list[float] | None:
-        counts = _unpacked(histogram)
-        total = sum(counts)
-        if not total:
-            return None
-        found: list[float] = []
-        seen = 0
-        wanted = [share * total for share in shares]
-        for bucket, count in enumerate(counts):
-            if not count:
-                continue
-            while len(found) < len(wanted) and seen + count >= wanted[len(found)]:
-                low, high = _BOUNDS[bucket]
-                found.append((low + (high - low) * (wanted[len(found)] - seen) / count) / 1e6)
-            seen += count
-        return found
+        return latencies(histogram, shares)
 
     def buckets(self, histogram: int) -> list[tuple[float, int]]:
-        return [
-            (high / 1e6, count)
-            for (_, high), count in zip(_BOUNDS, _unpacked(histogram), strict=True)
-        ]
+        return buckets(histogram)
 
     def names(self, kind: str) -> Collection[str]:
         groups = self._instance.scaling.groups
@@ -220,10 +168,7 @@ class Sight:
         registry, totals = instance.registry, instance.totals
         registered = list(registry)
         leaving = registry.leaving()
-        columns = 1 + max(
-            (*(one.index for one in registered), *(one.index for one in leaving)), default=-1
-        )
-        cells = self._columns(columns)
+        by_index = self._counts.look([*(one.entry for one in registered), *leaving])
         sums = {
             group.name: Counts(in_flight=0, histogram=0)
             for group in instance.configuration.target_groups
@@ -231,92 +176,21 @@ class Sight:
         for group, figures in sums.items():
             gone = totals.gone(group)
             if gone is not None:
-                _add(figures, _counts_of_dead(gone))
+                add_counts(figures, counts_of(gone))
         for entry in leaving:
             if entry.group in sums:
-                _add(sums[entry.group], self._counts(entry, cells))
+                add_counts(sums[entry.group], by_index[entry.index])
         found = []
         kept: dict[int, tuple[str, str, float]] = {}
         for target in registered:
             entry = target.entry
-            counts = self._counts(entry, cells)
+            counts = by_index[entry.index]
             if entry.group in sums:
-                _add(sums[entry.group], counts)
+                add_counts(sums[entry.group], counts)
             kept[entry.index] = self._since(entry, now)
             found.append(_target(target, entry, counts, now, now - kept[entry.index][2], owners))
         self._states = kept
-        living = {*kept, *(one.index for one in leaving)}
-        self._histograms = {at: one for at, one in self._histograms.items() if at in living}
         return found, sums
-
-    def _columns(self, columns: int) -> list[list[int]]:
-        """For each of _COLUMNS the sums of all targets over the living workers' rows."""
-        cells, rows = self._instance.counters.cells, range(self._instance.totals.rows)
-        found = []
-        for cell in _COLUMNS:
-            sums = [0] * columns
-            for row in rows:
-                begin = row * ROW + block(0) + cell
-                # One strided copy in C.
-                sums = list(map(add, sums, cells[begin : begin + columns * BLOCK : BLOCK].tolist()))
-            found.append(sums)
-        return found
-
-    def _counts(self, entry: TargetEntry, cells: list[list[int]]) -> Counts:
-        (
-            in_flight,
-            requests,
-            errors,
-            status_5xx,
-            connections,
-            bytes_in,
-            bytes_out,
-            queued,
-            wait,
-            latency,
-        ) = [column[entry.index] for column in cells]
-        counts = Counts(
-            requests=requests,
-            errors=errors,
-            bytes_in=bytes_in,
-            bytes_out=bytes_out,
-            connections=connections,
-            in_flight=in_flight,
-            status_5xx=status_5xx,
-            queued=queued,
-            queue_wait_us=wait,
-            latency_us=latency,
-        )
-        dead = self._instance.totals.dead(entry)
-        if dead is not None:
-            _add(counts, _counts_of_dead(dead, with_histogram=False))
-        counts.histogram = self._histogram(entry, counts)
-        return counts
-
-    def _histogram(self, entry: TargetEntry, counts: Counts) -> int:
-        key = entry.index, entry.group, entry.address
-        known = self._histograms.get(entry.index)
-        if known is None or known.key != key:
-            if not counts.latency_us:
-                return 0
-            known = self._histograms[entry.index] = _Latencies(key, 0, True, 0)
-        latency_us = counts.latency_us or 0
-        changed = latency_us != known.latency_us
-        # Once more after a change: a worker writes the counts of a tick one after the other.
-        if changed or known.fresh:
-            known.packed = self._read_histogram(entry)
-        known.latency_us, known.fresh = latency_us, changed
-        return known.packed
-
-    def _read_histogram(self, entry: TargetEntry) -> int:
-        cells = self._instance.counters.cells
-        dead = self._instance.totals.dead(entry)
-        packed = _packed(dead.histogram) if dead is not None else 0
-        first = block(entry.index) + HISTOGRAM
-        for row in range(self._instance.totals.rows):
-            at = row * ROW + first
-            packed += int.from_bytes(cells[at : at + BUCKETS].tobytes(), "little")
-        return packed
 
     def _since(self, entry: TargetEntry, now: float) -> tuple[str, str, float]:
         known = self._states.get(entry.index)
@@ -433,42 +307,6 @@ def _target(
         override=None,
         counts=counts,
     )
-
-
-def _counts_of_dead(figures: TargetFigures, *, with_histogram: bool = True) -> Counts:
-    return Counts(
-        requests=figures.requests,
-        errors=figures.errors,
-        bytes_in=figures.bytes_in,
-        bytes_out=figures.bytes_out,
-        status_5xx=figures.status_5xx,
-        queued=figures.queued,
-        queue_wait_us=figures.queue_wait_us,
-        latency_us=figures.latency_us,
-        histogram=_packed(figures.histogram) if with_histogram else None,
-    )
-
-
-def _add(sums: Counts, one: Counts) -> None:
-    sums.requests += one.requests
-    sums.errors = (sums.errors or 0) + (one.errors or 0)
-    sums.bytes_in += one.bytes_in
-    sums.bytes_out += one.bytes_out
-    sums.connections += one.connections
-    sums.in_flight = (sums.in_flight or 0) + (one.in_flight or 0)
-    sums.status_5xx = (sums.status_5xx or 0) + (one.status_5xx or 0)
-    sums.queued = (sums.queued or 0) + (one.queued or 0)
-    sums.queue_wait_us = (sums.queue_wait_us or 0) + (one.queue_wait_us or 0)
-    sums.latency_us = (sums.latency_us or 0) + (one.latency_us or 0)
-    sums.histogram = (sums.histogram or 0) + (one.histogram or 0)
-
-
-def _packed(histogram: Sequence[int]) -> int:
-    return int.from_bytes(_PACKED.pack(*histogram), "little")
-
-
-def _unpacked(packed: int) -> tuple[int, ...]:
-    return _PACKED.unpack(packed.to_bytes(_PACKED.size, "little"))
 
 
 def _open_files() -> int | None:

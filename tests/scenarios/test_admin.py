@@ -411,6 +411,8 @@ def test_slow_and_stuck_clients_hold_up_neither_the_others_nor_the_stop(
         one = socket.create_connection(where)
         if n % 3 == 0:
             one.sendall(b"GET /api/v1/overview HTTP/1.1\r\nHost: localhost\r\n")  # and no more
+        elif n == 2:  # an answer that waits
+            one.sendall(b"GET /api/v1/activity?wait=20 HTTP/1.1\r\nHost: localhost\r\n\r\n")
         elif n % 3 == 1:
             one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             one.sendall(b"GET /api/v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n")  # reads nothing

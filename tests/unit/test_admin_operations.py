@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from fastlb.admin.openapi import BASE, openapi
-from fastlb.admin.operations import OPERATIONS, Operation
+from fastlb.admin.operation import Operation
+from fastlb.admin.operations import OPERATIONS
 
 BY_NAME = {one.command: one for one in OPERATIONS}
 
