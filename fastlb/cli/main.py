@@ -28,6 +28,7 @@ SECTIONS = {
     },
     "to see what it does": {
         "status": "show listeners, targets, auto scaling groups and workers",
+        "top": "watch it live, drain targets and scale groups by keys",
         "activity": "show what auto scaling groups did, with cause and outcome",
         "logs": "show what fastlb and the instances log, or the access log",
         "why": "show decisions of scaling, health and routing, with their figures",

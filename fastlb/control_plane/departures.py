@@ -28,6 +28,8 @@ class Departures:
     def leave(self, target: RegisteredTarget, drain_timeout: float) -> None:
         """Send it nothing new from now on; deregister it once nothing is in flight there, or after
         `drain_timeout`: what is in flight then goes on to its end all the same."""
+        if target.draining:
+            return  # somebody sees it out already
         handle = self._targets.handle(target)
         handle.drain()
 

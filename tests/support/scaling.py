@@ -72,13 +72,18 @@ class ScaledFastlb(FastlbProcess):
     unless they say another group."""
 
     def __init__(
-        self, root: Path, *groups: str, config: Path | None = None, **options: Any
+        self,
+        root: Path,
+        *groups: str,
+        config: Path | None = None,
+        flags: Iterable[str] = (),
+        **options: Any,
     ) -> None:
         self._forgotten = 0
         self.config = config or root / f"scaling-{os.urandom(4).hex()}.toml"
         if groups:
             self.config.write_text("".join(groups))
-        super().__init__(root, "--config", str(self.config), **options)
+        super().__init__(root, "--config", str(self.config), *flags, **options)
 
     def ask(self, command: str, **fields: Any) -> dict[str, Any]:
         """The answer of the control socket. Raises Refused."""

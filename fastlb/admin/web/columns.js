@@ -1,0 +1,39 @@
+// Columns and series that more than one view shows.
+
+import { amount, latency } from "./format.js";
+
+export const REQUESTS = [
+  { key: "fine", label: "1xx–3xx", look: "area", color: "c-ok" },
+  { key: "errors_4xx", label: "4xx", look: "area", color: "c-warn" },
+  { key: "errors_5xx", label: "5xx", look: "area", color: "c-bad" },
+];
+export const LATENCIES = [
+  { key: "p50_ms", label: "p50", look: "line", color: "c-1" },
+  { key: "p95_ms", label: "p95", look: "line", color: "c-2" },
+  { key: "p99_ms", label: "p99", look: "line", color: "c-3" },
+];
+
+export const rateColumns = [
+  {
+    key: "requests",
+    label: "Requests/s",
+    text: (one) => amount(one.requests_per_s),
+    sort: (one) => one.requests_per_s,
+  },
+  {
+    key: "5xx",
+    label: "5xx/s",
+    text: (one) => amount(one.status?.["5xx"]),
+    sort: (one) => one.status?.["5xx"],
+    look: (one) => (one.status?.["5xx"] > 0 ? "bad" : ""),
+  },
+  { key: "p50", label: "p50", text: (one) => latency(one.p50_ms), sort: (one) => one.p50_ms },
+  { key: "p95", label: "p95", text: (one) => latency(one.p95_ms), sort: (one) => one.p95_ms },
+  { key: "p99", label: "p99", text: (one) => latency(one.p99_ms), sort: (one) => one.p99_ms },
+  {
+    key: "in_flight",
+    label: "In flight",
+    text: (one) => amount(one.in_flight),
+    sort: (one) => one.in_flight,
+  },
+].map((one) => ({ ...one, number: true, live: true, most: true }));
