@@ -1,54 +1,74 @@
+"""What operators said of targets, over reloads that change the configuration under it."""
+
 from __future__ import annotations
+
+from collections.abc import Callable
 from pathlib import Path
-from tests.scenarios.test_target_commands import say, requests, more_answers, Say  # noqa: F401
+
+import pytest
+
+from tests.scenarios.test_target_commands import Say, more_answers, say
 from tests.support.fastlb import FastlbProcess
-from tests.support.scaling import ask
 from tests.support.load import LoadClient
 from tests.support.processes import wait_until
 from tests.support.raw_target import RawTarget, echo_requests
+from tests.support.scaling import ask
 
-def conf(*targets: str, algorithm: str = "round_robin") -> str:
-    return ('[[listeners]]\naddress = "http://127.0.0.1:0"\ndefault = { forward = "web" }\n'
-      f'[target_groups.web]\nalgorithm = "{algorithm}"\ntargets = [{", ".join(chr(34)+t+chr(34) for t in targets)}]\n')
+__all__ = ["say"]  # the fixture
 
-def test_it(run_root: Path, tmp_path: Path, start_raw_target, say) -> None:  # noqa
-    a, b, c, d = (start_raw_target(echo_requests) for _ in range(4))
-    file = tmp_path / "f.toml"
-    file.write_text(conf(str(a), str(b), str(c)))
+
+def configured(*targets: str, algorithm: str = "round_robin") -> str:
+    named = ", ".join(f'"{target}"' for target in targets)
+    return f"""
+[[listeners]]
+address = "http://127.0.0.1:0"
+default = {{ forward = "web" }}
+[target_groups.web]
+algorithm = "{algorithm}"
+targets = [{named}]
+"""
+
+
+@pytest.mark.usefixtures("say")
+def test_what_was_said_stays_as_long_as_its_target_is_configured(
+    run_root: Path,
+    tmp_path: Path,
+    start_raw_target: Callable[..., RawTarget],
+    say: Say,
+) -> None:
+    a, b, c, d = (str(start_raw_target(echo_requests)) for _ in range(4))
+    file = tmp_path / "fastlb.toml"
+    file.write_text(configured(a, b, c))
     with FastlbProcess(run_root, "--config", str(file), listen=(), workers=2) as fastlb:
+
+        def overrides() -> dict[str, str | None]:
+            return {address: one["override"] for address, one in fastlb.targets().items()}
+
+        def reload(text: str) -> None:
+            file.write_text(text)
+            assert "error" not in ask(fastlb.run_dir / fastlb.name, "reload", wait=10)
+
         fastlb.wait_states()
         with LoadClient(fastlb.port, connections=8, check="none") as load:
             load.started()
-            assert say(fastlb, f"drain {a} --reason x")[0] == 0
-            assert say(fastlb, f"weight {b} 50%")[0] == 0
-            assert say(fastlb, f"target remove web {c} --wait")[0] == 0
+            for command in (f"drain {a}", f"weight {b} 50%", f"target remove web {c} --wait"):
+                assert say(fastlb, command)[0] == 0
             assert say(fastlb, f"target add web {d}")[0] == 0
-            def over():
-                return {k: v["override"] for k, v in fastlb.targets().items()}
-            want = {str(a): "drained", str(b): "weight 50%", str(d): "added"}
-            assert over() == want
-            # b's weight changes, algorithm changes
-            file.write_text(conf(str(a), str(b) + ",weight=4", str(c), algorithm="weighted_random"))
-            answer = ask(fastlb.run_dir / fastlb.name, "reload", wait=10)
-            print(answer)
-            assert "error" not in answer
-            assert over() == want
-            assert fastlb.targets()[str(b)]["weight"] == 2
-            assert fastlb.targets()[str(a)]["state"] == "draining"
-            # a goes, d is configured now, c stays removed
-            file.write_text(conf(str(b), str(c), str(d)))
-            answer = ask(fastlb.run_dir / fastlb.name, "reload", wait=10)
-            print(answer)
-            wait_until(lambda: over() == {str(b): "weight 50%", str(d): None}, 10, "gone")
-            # a back: not drained any more
-            file.write_text(conf(str(a), str(b), str(c), str(d)))
-            print(ask(fastlb.run_dir / fastlb.name, "reload", wait=10))
-            wait_until(lambda: over() == {str(a): None, str(b): "weight 50%", str(d): None}, 10, "back")
+            said: dict[str, str | None] = {a: "drained", b: "weight 50%", d: "added"}
+            assert overrides() == said
+
+            reload(configured(a, f"{b},weight=4", c, algorithm="weighted_random"))
+            assert overrides() == said
+            assert fastlb.targets()[b]["weight"] == 2
+            assert fastlb.targets()[a]["state"] == "draining"
+
+            reload(configured(b, c, d))
+            wait_until(lambda: overrides() == {b: "weight 50%", d: None}, 10, f"{a} is gone")
+            reload(configured(a, b, c, d))
+            back: dict[str, str | None] = {a: None, b: "weight 50%", d: None}
+            wait_until(lambda: overrides() == back, 10, f"{a} is back as it was configured")
             fastlb.wait_states()
             more_answers(fastlb, 200)
-            assert say(fastlb, f"target add web {c}")[0] == 0
-            fastlb.wait_states()
-            result = load.stop()
-            assert not result.failures, result
+            assert not load.stop().failures
         assert "Traceback" not in fastlb.log()
         fastlb.stop()
