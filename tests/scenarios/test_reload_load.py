@@ -10,10 +10,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
-
 from tests.support.load import LoadClient, LoadResult
 from tests.support.processes import open_files, resident_bytes, wait_until
+from tests.support.raw_client import RawClient
 from tests.support.reloading import ReloadedFastlb, group, listener
 from tests.support.targets import DemoTarget
 from tests.support.websocket_crowd import WebSocketCrowd
@@ -81,8 +80,9 @@ def reloads(
                 said = fastlb.reload(*configuration(number, targets, every))
                 seconds.append(time.monotonic() - begun)
                 assert len(said) >= 3, said
-                answer = httpx.get(f"{fastlb.url}/rule")
-                assert answer.text == str(number), (answer, number)
+                with RawClient(fastlb.port) as client:
+                    client.send([b"GET /rule HTTP/1.1\r\nHost: a\r\n\r\n"])
+                    assert client.answer().body == str(number).encode()
             result = load.stop()
         wait_until(lambda: len(fastlb.status()["workers"]) == 2, 40, "retired workers have ended")
         after = settled(fastlb, pids)
