@@ -235,7 +235,9 @@ class Reconfiguration:
             who = f"worker {worker.index}" + (f" (pid {worker.pid})" if worker.pid else "")
             if not worker.retired and worker.state == "dead":
                 if not waiting:
-                    late.append(f"{who} has died and is started again: it acts on the new table then")
+                    late.append(
+                        f"{who} has died and is started again: it acts on the new table then"
+                    )
             elif not worker.retired and worker.state != "running":
                 late.append(f"{who} is not ready yet: it acts on the new table once it is")
             elif worker.index in blind and worker.pid:

@@ -116,7 +116,7 @@ class Supervisor:
         self._relief = ReliefBudget(time.monotonic())
 
     async def run(self) -> int:
-        self._signals = StopSignals(asyncio.get_running_loop(), lambda: self._reload.signalled())
+        self._signals = StopSignals(asyncio.get_running_loop(), self._on_hangup)
         async with contextlib.AsyncExitStack() as cleanup:
             run_dir = RunDir.take(self.configuration.name)
             cleanup.callback(run_dir.release)
@@ -194,7 +194,7 @@ class Supervisor:
         self._reload = Reload(given, self._source, self._live, self.scaling.not_in_force)
         cleanup.push_async_callback(self._reload.close)
         path = self._source.path if self._source is not None else None
-        self._watch = Watch(path, self._reload.and_tell)
+        self._watch = Watch(path, self._reload.signalled)
         cleanup.callback(self._watch.set, False)
 
         status = Status(self, os.getpid())
@@ -342,6 +342,9 @@ class Supervisor:
             self.scaling.wanted(message.group)
         elif isinstance(message, Missing):
             self._live.send_sockets(worker, message.key)
+
+    def _on_hangup(self) -> None:
+        self._reload.signalled()
 
     def _end_orphans(self) -> None:
         """Once all of ours are ready: until then the orphans are who serves."""

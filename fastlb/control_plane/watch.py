@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 log = logging.getLogger("fastlb")
@@ -49,9 +49,9 @@ class Settling:
 
 
 class Watch:
-    """Calls `changed`, one after the other, while it is on. Without a `path` it cannot be."""
+    """Calls `changed` while it is on, and waits for what that begins. Without a `path` it cannot be."""
 
-    def __init__(self, path: Path | None, changed: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, path: Path | None, changed: Callable[[], asyncio.Future[None]]) -> None:
         self._path = path
         self._changed = changed
         self._known = signature_of(path) if path is not None else None
@@ -75,5 +75,6 @@ class Watch:
         while True:
             if settling.look(signature_of(path), loop.time()):
                 log.info("%s has changed", path)
-                await asyncio.shield(asyncio.ensure_future(self._changed()))
+                # Shielded, for what has changed may be that nobody watches any more.
+                await asyncio.shield(self._changed())
             await asyncio.sleep(POLL)
