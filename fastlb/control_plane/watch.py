@@ -1,4 +1,4 @@
-"""`--watch`: when a changed file is to be read anew. Looks at it twice a second; reads nothing of it.
+"""`--watch`: when a changed file is to be read anew. Looks at it four times a second; reads nothing of it.
 
 Editors write a file in pieces, or put another in its place; so a change counts once the file has been
 the same for a moment.
@@ -14,8 +14,8 @@ from pathlib import Path
 
 log = logging.getLogger("fastlb")
 
-POLL = 0.5
-QUIET = 1.0
+POLL = 0.25
+QUIET = 0.5
 """Seconds that a changed file must stay as it is."""
 
 Signature = tuple[int, int, int] | None

@@ -154,7 +154,7 @@ def test_a_removed_listener_finishes_what_it_has_with_its_groups(
     stays, goes = (f"http://127.0.0.1:{free_port()}" for _ in range(2))
     port = int(goes.rpartition(":")[2])
     web, other = group("web", [one]), group("other", [two])
-    drain = 'drain_timeout = "3s"\n'
+    drain = 'drain_timeout = "2s"\n'
     with (
         ReloadedFastlb(
             run_root,
@@ -174,7 +174,7 @@ def test_a_removed_listener_finishes_what_it_has_with_its_groups(
         slow = stack.enter_context(RawClient(port))
         kept = stack.enter_context(connect(f"ws://127.0.0.1:{port}/ws"))
         assert who(get(idle)) == "two"
-        slow.send([b"GET /slow?ms=1500 HTTP/1.1\r\nHost: a\r\n\r\n"])
+        slow.send([b"GET /slow?ms=700 HTTP/1.1\r\nHost: a\r\n\r\n"])
         said = fastlb.reload(drain, listener(stays), web)
         assert sorted(said) == [f'listeners["{goes}"]: removed', "target_groups.other: removed"]
         with pytest.raises(ConnectionRefusedError):

@@ -49,7 +49,7 @@ def configuration(number: int, targets: list[DemoTarget], every: int) -> list[st
     return [
         f"workers = {2 + number // every % 2}\n",
         listener("http://127.0.0.1:0", "web", *rules),
-        group("web", web, health_check={"path": "/health"}, keepalive_timeout="1s"),
+        group("web", web, health_check={"path": "/health"}, keepalive_timeout="0.3s"),
         group("sockets", [sockets]),
     ]
 
@@ -120,6 +120,6 @@ def assert_flat(found: Reloads) -> None:
 
 
 def test_reloads_under_load(run_root: Path) -> None:
-    found = reloads(run_root, 8, connections=16, websockets=6, every=2)
+    found = reloads(run_root, 4, connections=16, websockets=6, every=2)
     assert found.load.succeeded > 100
     assert_flat(found)
