@@ -123,10 +123,11 @@ class Reload:
             "not_in_force": left,
         }
 
-    def signalled(self) -> None:
-        """SIGHUP is `fastlb reload`, told in the log. Several that wait are one."""
+    def signalled(self) -> asyncio.Task[None]:
+        """SIGHUP, or a changed file, is `fastlb reload`, told in the log. Several that wait are one."""
         if self._signalled is None or self._signalled.done():
             self._signalled = self._keep(self.and_tell())
+        return self._signalled
 
     async def and_tell(self) -> None:
         """Reload, and say in the log what came of it."""
@@ -135,6 +136,9 @@ class Reload:
             outcome = await self.reload()
         except ValueError as error:
             log.error("the configuration stays as it is: %s", error)
+            return
+        except Exception:
+            log.exception("the reload could not go on")
             return
         for line in outcome.lines():
             log.info("reload: %s", line)
@@ -155,7 +159,7 @@ class Reload:
             self._refuse_while_stopping()
             found = await asyncio.to_thread(source.load)
             refuse_fixed(self._given, found)
-            changed = source.differences(self._given, found)
+            changed = await asyncio.to_thread(source.differences, self._given, found)
             prepared = await self._live.prepare(found)
             try:
                 self._refuse_while_stopping()

@@ -158,7 +158,7 @@ class Supervisor:
 
     async def run(self) -> int:
         self._signals = StopSignals(
-            asyncio.get_running_loop(), lambda: self._reload.signalled(), self._on_reopen
+            asyncio.get_running_loop(), self._on_hangup, self._on_reopen
         )
         async with contextlib.AsyncExitStack() as cleanup:
             run_dir = await self._tenure.begin()
@@ -292,7 +292,7 @@ class Supervisor:
         )
         cleanup.push_async_callback(self._reload.close)
         path = self._source.path if self._source is not None else None
-        self._watch = Watch(path, self._reload.and_tell)
+        self._watch = Watch(path, self._reload.signalled)
         cleanup.callback(self._watch.set, False)
         self._reopening = LogReopening(
             self.counters,
@@ -544,6 +544,9 @@ class Supervisor:
     def _on_reopen(self) -> None:
         if self._reopening is not None:
             self._reopening.ask()
+
+    def _on_hangup(self) -> None:
+        self._reload.signalled()
 
     def _end_orphans(self) -> None:
         """Once all of ours are ready: until then the orphans are who serves."""

@@ -6,12 +6,10 @@ import os
 import signal
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-import httpx
 import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
@@ -19,7 +17,7 @@ from websockets.sync.client import connect
 from tests.support.fastlb import FastlbProcess
 from tests.support.load import LoadClient
 from tests.support.processes import alive, open_files, wait_until
-from tests.support.raw_client import Answer, RawClient
+from tests.support.raw_client import Answer, Ended, RawClient
 from tests.support.reloading import ReloadedFastlb, group, listener
 from tests.support.scaling import HEALTH_CHECK, Refused, ask, group_of
 from tests.support.targets import DemoTarget, free_port
@@ -45,6 +43,17 @@ def get(client: RawClient, path: str = "/", *fields: str, body: str = "") -> Ans
         lines.append(f"Content-Length: {len(body)}")
     client.send(["\r\n".join([*lines, "", body]).encode()])
     return client.answer()
+
+
+def fetch(where: str | int, path: str = "/") -> Answer:
+    """By a connection of its own."""
+    port = where if isinstance(where, int) else int(where.rpartition(":")[2])
+    with RawClient(port) as client:
+        return get(client, path)
+
+
+def text(where: str | int, path: str = "/") -> str:
+    return fetch(where, path).body.decode()
 
 
 def who(answer: Answer) -> str:
@@ -145,7 +154,7 @@ def test_a_removed_listener_finishes_what_it_has_with_its_groups(
     stays, goes = (f"http://127.0.0.1:{free_port()}" for _ in range(2))
     port = int(goes.rpartition(":")[2])
     web, other = group("web", [one]), group("other", [two])
-    drain = 'drain_timeout = "3s"\n'
+    drain = 'drain_timeout = "2s"\n'
     with (
         ReloadedFastlb(
             run_root,
@@ -165,7 +174,7 @@ def test_a_removed_listener_finishes_what_it_has_with_its_groups(
         slow = stack.enter_context(RawClient(port))
         kept = stack.enter_context(connect(f"ws://127.0.0.1:{port}/ws"))
         assert who(get(idle)) == "two"
-        slow.send([b"GET /slow?ms=1500 HTTP/1.1\r\nHost: a\r\n\r\n"])
+        slow.send([b"GET /slow?ms=700 HTTP/1.1\r\nHost: a\r\n\r\n"])
         said = fastlb.reload(drain, listener(stays), web)
         assert sorted(said) == [f'listeners["{goes}"]: removed', "target_groups.other: removed"]
         with pytest.raises(ConnectionRefusedError):
@@ -181,7 +190,7 @@ def test_a_removed_listener_finishes_what_it_has_with_its_groups(
         assert kept.recv(5) == "and on"
         # It comes again as if it had never been there.
         fastlb.reload(drain, listener(stays), listener(goes, FIXED), web)
-        assert httpx.get(goes).text == "fixed"
+        assert text(goes) == "fixed"
         with pytest.raises(ConnectionClosed):
             kept.recv(10)
         result = load.stop()
@@ -269,14 +278,16 @@ def test_targets_weights_and_checks(run_root: Path, one: DemoTarget, two: DemoTa
         fastlb.wait_states()
         with LoadClient(fastlb.port, connections=8) as load:
             load.started()
-            with RawClient(fastlb.port) as slow, RawClient(fastlb.port) as other:
-                for client in (slow, other):  # one of them is at each target
+            with ExitStack() as stack:
+                several = [stack.enter_context(RawClient(fastlb.port)) for _ in range(8)]
+                for client in several:
                     client.send([b"GET /slow?ms=700 HTTP/1.1\r\nHost: a\r\n\r\n"])
+                there = lambda: fastlb.targets()[str(two)]["in_flight"] >= 2  # noqa: E731
+                wait_until(there, 10, "some of them are at the one that goes")
                 assert fastlb.reload(listener(where), group("web", [one])) == [
                     f'target_groups.web.targets["{two}"]: removed'
                 ]
-                assert fastlb.targets()[str(two)]["state"] == "draining"
-                assert {who(client.answer()) for client in (slow, other)} == {"one", "two"}
+                assert {who(client.answer()) for client in several} == {"one", "two"}
             wait_until(lambda: str(two) not in fastlb.targets(), 10, "it has left")
             before = fastlb.targets()[str(one)]
             assert before["state"] == "healthy"
@@ -314,21 +325,21 @@ def test_protocol_limits_and_logs(run_root: Path, one: DemoTarget, tmp_path: Pat
 
     with ReloadedFastlb(run_root, told(logs[0]), listener(f"http://{address}"), web) as fastlb:
         fastlb.wait_states()
-        assert httpx.get(f"http://{address}/?first").status_code == 200
+        assert fetch(address, "/?first").status == 200
         said = fastlb.reload(told(logs[1]), listener(f"http://{address}"), web)
         assert said == [f'access_log: "{logs[0]}" -> "{logs[1]}"']
-        assert httpx.get(f"http://{address}/?second").status_code == 200
+        assert fetch(address, "/?second").status == 200
         wait_until(lambda: "second" in logs[1].read_text(), 10, "the new log")
         wait_until(lambda: "first" in logs[0].read_text(), 10, "the old log")
         assert "second" not in logs[0].read_text()
-        more = 'max_connections = 2\nlog_level = "debug"\ndrain_timeout = "1s"\n'
+        more = 'max_connections = 2\nlog_level = "debug"\ndrain_timeout = "5s"\n'
         fastlb.reload(more, listener(f"tcp://{address}"), web)
-        assert httpx.get(f"http://{address}/?tcp").status_code == 200  # through the stream
+        assert fetch(address, "/?tcp").status == 200  # through the stream
         assert fastlb.status()["listeners"][0]["address"] == f"tcp://{address}"
         with RawClient(fastlb.port) as first, RawClient(fastlb.port) as second:
             assert get(first).status == get(second).status == 200
-            with RawClient(fastlb.port) as third, pytest.raises(Exception):  # noqa: B017, PT011
-                get(third)
+            with pytest.raises((Ended, ConnectionResetError)):
+                fetch(fastlb.port)
             fastlb.reload(more, listener(f"http://{address}"), web)
             assert get(first).status == 200
         fastlb.stop()
@@ -350,12 +361,7 @@ def test_one_after_the_other_and_none_while_it_stops(run_root: Path, one: DemoTa
             thread.start()
         for thread in several:
             thread.join(30)
-        assert sorted(len(one["changed"]) for one in answers) == [
-            0,
-            0,
-            0,
-            len(fastlb.worker_pids()) - 1,
-        ]  # type: ignore[arg-type]
+        assert sorted(len(one["changed"]) for one in answers) == [0, 0, 0, 1]  # type: ignore[arg-type]
         with RawClient(fastlb.port) as client:
             client.send([b"GET /slow?ms=1000 HTTP/1.1\r\nHost: a\r\n\r\n"])
             wait_until(lambda: fastlb.status()["totals"]["in_flight"] == 1, 10, "it is there")
@@ -393,13 +399,16 @@ def test_a_supervisor_killed_amid_reloads(run_root: Path, one: DemoTarget) -> No
 
             going = threading.Thread(target=reload_on)
             going.start()
-            time.sleep(0.37)
+            wait_until(lambda: text(first, "/n") in ("3", "4", "5"), 20, "some are in force")
             pids = fastlb.worker_pids()
             fastlb.kill_supervisor()
             going.join(30)
-            found = {httpx.get(f"{where}/n").text for where in (first, second)}
-            assert len(found) == 1, found
-            assert all(httpx.get(second).status_code == 200 for _ in range(40))
+
+            def all_alike() -> bool:
+                return len({text(where, "/n") for where in (first, second) for _ in range(10)}) == 1
+
+            wait_until(all_alike, 10, "all orphans act on one table")
+            assert all(fetch(second).status == 200 for _ in range(20))
             with FastlbProcess(
                 run_root,
                 *("--config", str(fastlb.config)),
@@ -408,7 +417,7 @@ def test_a_supervisor_killed_amid_reloads(run_root: Path, one: DemoTarget) -> No
                 run_dir=fastlb.run_dir,
             ) as next_one:
                 wait_until(lambda: not any(alive(pid) for pid in pids), 30, "the orphans end")
-                assert httpx.get(second).status_code == 200
+                assert fetch(second).status == 200
                 result = load.stop()
                 assert not result.failures, result
                 next_one.stop()
@@ -424,7 +433,7 @@ def test_watching_the_file(run_root: Path, one: DemoTarget) -> None:
         other = fastlb.config.with_suffix(".new")
         other.write_text(listener(where, FIXED) + web)
         other.replace(fastlb.config)
-        wait_until(lambda: httpx.get(where).text == "fixed", 10, "the new one acts")
+        wait_until(lambda: text(where) == "fixed", 10, "the new one acts")
         assert fastlb.log().count("the configuration stays as it is") == 1
         fastlb.process.send_signal(signal.SIGHUP)
         wait_until(lambda: "reload: nothing has changed" in fastlb.log(), 10, "SIGHUP is told")

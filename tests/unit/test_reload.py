@@ -214,7 +214,7 @@ def test_a_changed_file_is_read_once_it_has_settled() -> None:
 
 
 def test_watching_without_a_file_is_told(caplog: pytest.LogCaptureFixture) -> None:
-    async def changed() -> None:
+    def changed() -> asyncio.Future[None]:
         raise AssertionError
 
     Watch(None, changed).set(True)
