@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import sys
 from collections.abc import Mapping
 
 from fastlb.admin.events import Events
@@ -25,6 +26,8 @@ class AdminServer:
     """What is made of `source` and answered by `commands`, served at whatever sockets it is given."""
 
     def __init__(self, source: Source, commands: Mapping[str, Command]) -> None:
+        # While a thread makes the text of a scrape, the loop waits this long for its turn, not 5 ms.
+        sys.setswitchinterval(0.0005)
         self._sampler = Sampler(source)
         self._events = Events(self._sampler, source)
         self._sampler.sampled = self._events.publish
