@@ -47,9 +47,10 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# The settings in README.md are made from the declarations in fastlb/model.
+# The settings in README.md are made from the declarations in fastlb/model, the man page from the help topics.
 docs: $(VENV)/.run
 	$(BIN)/python -m fastlb.cli.reference README.md
+	$(BIN)/python -m fastlb.cli.man_page deploy/fastlb.1
 
 # docs/benchmarks.md has what they measure. ONLY="get unix" of bench, WORKLOAD=get of profile.
 bench: $(VENV)/.bench

@@ -53,6 +53,7 @@ class ChildProcess:
     ) -> None:
         """`before_exec` runs in the forked child, and must do nothing but system calls: the child has
         this process's memory and one of its threads."""
+        reap_left()
         self._process = subprocess.Popen(
             command,
             env=env,
@@ -67,6 +68,7 @@ class ChildProcess:
             extra_groups=None if user is None else user.groups,
             preexec_fn=before_exec,
         )
+        UNREAPED.add(self._process.pid)
         self._own_group = own_group
         self.command = tuple(command)
         self.pid = self._process.pid
@@ -124,6 +126,14 @@ class ChildProcess:
             await self.wait_async()
         return self._ended()
 
+    def let_go(self) -> None:
+        """Leave the child to another process: nothing here waits for it any more."""
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
+        UNREAPED.discard(self.pid)
+        _LEFT.append(self._process)
+
     def _ended(self) -> int:
         assert self.returncode is not None
         return self.returncode
@@ -133,8 +143,20 @@ class ChildProcess:
         if self._own_group:
             self.send_signal(signal.SIGKILL)
         self._process.wait()
+        UNREAPED.discard(self.pid)
         os.close(self._pidfd)
         self._pidfd = -1
+
+
+UNREAPED: set[int] = set()
+"""The pids of children whose exit status somebody here is to take."""
+_LEFT: list[subprocess.Popen[bytes]] = []
+"""Children that were let go, and are this process's to reap as long as it lives."""
+
+
+def reap_left() -> None:
+    """Reap those of the children that were let go which have ended."""
+    _LEFT[:] = [one for one in _LEFT if one.poll() is None]
 
 
 def start_time(pid: int) -> int | None:

@@ -234,7 +234,12 @@ OPERATIONS: tuple[Operation, ...] = (
         "reopen_logs", "POST", "/logs/reopen", "Let every worker open the access log anew", "run"
     ),
     Operation(
-        "reload", "POST", "/reload", "Read the configuration anew and take over what differs", "run"
+        "reload",
+        "POST",
+        "/reload",
+        "Read the configuration anew and take over what differs",
+        "run",
+        parameters=(Parameter("dry_run", "boolean", "only say what would change"),),
     ),
 )
 """Those whose command an instance has are served."""

@@ -64,7 +64,7 @@ class TargetReading:
     suspect: bool
     reason: str
     since_s: float
-    weight: int
+    weight: int | float
     backup: bool
     override: str | None
     counts: Counts

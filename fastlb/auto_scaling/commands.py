@@ -199,14 +199,24 @@ class Commands:
     async def activity(self, request: Request) -> Answer:
         group = request.get("group")
         name = self._group(request).name if group is not None else None
-        return await self._entries(self._activities, request, name)
+        return await self._entries(
+            self._activities, request, lambda one: name in (None, one.subject)
+        )
 
     async def why(self, request: Request) -> Answer:
-        return await self._entries(self._decisions, request, None)
+        """All decisions, or those `about` a group, an instance or a target, or a target's port."""
+        about = request.get("about")
+        if about is not None and not isinstance(about, str):
+            raise ValueError(f"about: expected text, got {about!r}")
+        return await self._entries(
+            self._decisions, request, lambda one: about is None or is_about(one.subject, about)
+        )
 
-    async def _entries(self, history: History, request: Request, subject: str | None) -> Answer:
-        """Those with a number over `after`, and those of the numbers `open` that have ended since;
-        of them the `last` ones. `newest` is what to ask on after."""
+    async def _entries(
+        self, history: History, request: Request, wanted: Callable[[Entry], bool]
+    ) -> Answer:
+        """Of the `wanted` those with a number over `after`, and those of the numbers `open` that have
+        ended since; of them the `last` ones. `newest` is what to ask on after."""
         after = int(_number(request, "after", 0))
         last = int(_number(request, "last", MOST_ENTRIES))
         seconds = min(_number(request, "wait", 0), LONGEST_WAIT)
@@ -217,8 +227,9 @@ class Commands:
         def find() -> list[Entry]:
             return [
                 one
-                for one in history.after(0, subject)
-                if one.number > after or (one.ended is not None and one.number in given)
+                for one in history.after(0)
+                if wanted(one)
+                and (one.number > after or (one.ended is not None and one.number in given))
             ]
 
         found = find()
@@ -265,6 +276,14 @@ class Commands:
                     return group, one
                 ids.append(one.id)
         raise ValueError(f"there is no instance {id!r}{_known(ids, id)}")
+
+
+def is_about(subject: str, word: str) -> bool:
+    """Whether somebody who says `word` means it: an address or a name, a port, a part of a path such
+    as an instance's id."""
+    if word in (subject, subject.removeprefix("unix:"), *subject.split("/")):
+        return True
+    return not subject.startswith("unix:") and word.removeprefix(":") == subject.rpartition(":")[2]
 
 
 def _said(group: Group, what: str) -> Answer:

@@ -122,7 +122,7 @@ class Fleet:
             address = choose_address(template, folder, taken)
             if address.is_unix:
                 make_socket_folder(folder, template.user)
-            output = open_output(self._records.spool(id), id, template)
+            output = open_output(self._records.spool(id), id, settings.name, template)
         except (OSError, FastlbError) as error:
             self._records.forget(id)
             self._history.end(entry, f"failed: {error}")
@@ -363,7 +363,7 @@ class Fleet:
             process = InstanceProcess.find(record.pid, record.started, record.id)
             if process is None:
                 return None
-            output = open_output(self._records.spool(record.id), record.id, template)
+            output = open_output(self._records.spool(record.id), record.id, record.group, template)
         except (ValueError, FastlbError) as error:
             log.error("instance %s cannot be adopted: %s", record.id, error)
             return None
@@ -421,6 +421,15 @@ class Fleet:
                 await one.process.wait()
             self._drop(one)
         await self._end_tasks()
+
+    async def leave(self) -> None:
+        """Lead nobody any more: another supervisor adopts them as they are."""
+        self._stopping = True
+        await self._end_tasks()
+        for one in self._instances.values():
+            if one.process is not None:
+                one.process.let_go()
+            one.output.close(remove=False)
 
     async def _end_tasks(self) -> None:
         for task in self._tasks:

@@ -31,6 +31,8 @@ from fastlb.model.target_health import span_of
 
 log = logging.getLogger("fastlb.scaling")
 
+RETIRED_LOOK = 0.1
+
 
 class Group:
     """One group. `tick` is to be called some times a second; what operators say is in `commands`."""
@@ -68,6 +70,7 @@ class Group:
         )
         self._records = records
         self._begun = False
+        self._retired = False
         self._kicked: asyncio.Handle | None = None
         self._retry: asyncio.TimerHandle | None = None
 
@@ -116,6 +119,17 @@ class Group:
         self._save()
         self.reconcile()
 
+    async def retire(self) -> None:
+        """The group is configured no more: each Instance drains and ends, and nothing is left of it."""
+        self._end_acting()
+        self._retired = True
+        for one in self.fleet:
+            self.fleet.end(one, "the group was removed", self.settings.drain_timeout)
+        self._records.forget_group(self.name)
+        while len(self.fleet):  # noqa: ASYNC110  each life ends in a task of its own
+            await asyncio.sleep(RETIRED_LOOK)
+        await self.fleet.stop()
+
     async def stop(self) -> None:
         """End all Instances; nobody sends them requests any more."""
         self._end_acting()
@@ -132,6 +146,11 @@ class Group:
         """The same, at once."""
         self._end_acting()
         await self.fleet.kill()
+
+    async def leave(self) -> None:
+        """Leave the Instances to another supervisor."""
+        self._end_acting()
+        await self.fleet.leave()
 
     def _end_acting(self) -> None:
         self._begun = False
@@ -345,6 +364,8 @@ class Group:
         self._save()
 
     def _save(self) -> None:
+        if self._retired:
+            return  # the record is another group's of the same name by now
         run, templates = self.rollout.run, self.rollout.templates
         self._records.save_group(
             self.name,

@@ -89,6 +89,7 @@ def _instance(one: Instance, now: float) -> dict[str, Any]:
         "doomed": bool(one.doomed),
         "reason": one.doomed or (sight.reason if sight is not None else _waits_for(one)),
         "address": str(one.address),
+        "log": one.log_file,
         "age_s": now - one.launched_at,
         "version": one.version,
         "cpu_percent": one.cpu,

@@ -128,6 +128,18 @@ class Instance:
     def stop_signal(self) -> signal.Signals:
         return signal.Signals[f"SIG{self.template.stop_signal}"]
 
+    @property
+    def log_file(self) -> str | None:
+        """Where its output goes; None into the log of fastlb."""
+        if self.template.log == "inherit":
+            return None
+        return str(Path(self.template.log).absolute() / f"{self.id}.log")
+
+    @property
+    def log_fields(self) -> dict[str, str]:
+        """Who a log record with it as an argument is about."""
+        return {"instance": self.id, "group": self.group}
+
     def __str__(self) -> str:
         return f"instance {self.id} of group {self.group}"
 
@@ -153,8 +165,8 @@ def make_socket_folder(folder: Path, user: str | None) -> None:
             os.chown(folder, ids.uid, ids.gid)
 
 
-def open_output(spool: Path, id: str, template: LaunchTemplate) -> Output:
-    sink: Sink = LogSink(id)
+def open_output(spool: Path, id: str, group: str, template: LaunchTemplate) -> Output:
+    sink: Sink = LogSink(id, group)
     if template.log != "inherit":
         sink = FileSink(Path(template.log), id, template.log_max_bytes, template.log_keep)
     return Output(spool, sink)

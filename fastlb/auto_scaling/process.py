@@ -187,6 +187,16 @@ class InstanceProcess:
             os.close(self._pidfd)
             self._pidfd = -1
 
+    def let_go(self) -> None:
+        """Leave it to another supervisor, which finds it by pid and start time."""
+        if self._child is not None:
+            self._child.let_go()
+        if self._pidfd >= 0:
+            if not self._ended.is_set():
+                asyncio.get_running_loop().remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = -1
+
     def owns(self, pid: int) -> bool:
         """Whether a process belongs to this Instance."""
         try:

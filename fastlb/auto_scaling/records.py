@@ -155,6 +155,10 @@ class Records:
         }
         self._write(f"group-{name}.json", plain)
 
+    def forget_group(self, name: str) -> None:
+        """The group is configured no more: one of its name begins anew."""
+        (self.folder / f"group-{name}.json").unlink(missing_ok=True)
+
     def forget_groups(self) -> None:
         """After a clean stop: the next start begins with what is configured."""
         for path in (*self.folder.glob("group-*.json"), *self.folder.glob(".group-*.new")):

@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 from fastlb.auto_scaling.instance import Instance
 from fastlb.auto_scaling.records import Records
+from fastlb.auto_scaling.targets import RegisteredTarget
 
 FORGOTTEN_WITHIN = 1.0
 """For all workers to see that a target is gone; a hung one would take for ever."""
@@ -33,13 +34,7 @@ class Retirement:
         target = instance.target
         if target is None:
             return 0
-        target.drain()
-        await _until(lambda: not target.has_strangers, math.inf)
-        settled = await _until(lambda: target.settled, time.monotonic() + drain_timeout)
-        cut = 0 if settled else target.counts().in_flight
-        self.deregister(instance)
-        await _until(lambda: target.forgotten, time.monotonic() + FORGOTTEN_WITHIN)
-        return cut
+        return await take_out(target, drain_timeout, lambda: self.deregister(instance))
 
     def deregister(self, instance: Instance) -> None:
         """At once, without a drain."""
@@ -58,6 +53,20 @@ class Retirement:
         instance.output.close(remove=True)
         self._records.forget(instance.id)
         instance.state = "terminated"
+
+
+async def take_out(
+    target: RegisteredTarget, drain_timeout: float, deregister: Callable[[], None]
+) -> int:
+    """Drain a target and `deregister` it, once every worker has seen that and nothing is in flight;
+    how many requests were left at the time-out."""
+    target.drain()
+    await _until(lambda: not target.has_strangers, math.inf)
+    settled = await _until(lambda: target.settled, time.monotonic() + drain_timeout)
+    left = 0 if settled else target.counts().in_flight
+    deregister()
+    await _until(lambda: target.forgotten, time.monotonic() + FORGOTTEN_WITHIN)
+    return left
 
 
 async def stop_process(instance: Instance) -> bool:

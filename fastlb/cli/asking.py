@@ -55,6 +55,11 @@ class Supervisor:
         self._named = wanted is not None
         self._name = wanted or DEFAULT_NAME
 
+    @property
+    def folder(self) -> Path:
+        """Its run-time folder; that of the instance that answered, once one has."""
+        return run_dir_path(self._name)
+
     def ask(self, request: dict[str, Any], wait: float = 0.0) -> dict[str, Any]:
         """Its answer; `wait` is how long, in seconds, the request lets it wait for something. Raises
         FastlbError, with its own words where it says that it cannot be."""

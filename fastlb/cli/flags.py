@@ -36,14 +36,14 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "--drain-timeout",
     ),
     "limits": ("--max-connections", "--max-header-bytes", "--max-body-bytes"),
-    "processes": ("--name", "--workers"),
+    "processes": ("--name", "--workers", "--watch"),
     "auto scaling": (
         *("--min", "--max", "--health-check-grace", "--warmup", "--slow-start"),
         *("--zero-after", "--hold-timeout", "--bake-time"),
         *("--user", "--stop-timeout", "--max-rss", "--max-lifetime"),
     ),
     "admin": ("--admin", "--admin-token-file", "--admin-socket"),
-    "logs": ("--access-log", "--log-level"),
+    "logs": ("--access-log", "--access-log-format", "--log-level", "--log-format"),
 }
 AUTO_SCALING = """\
 fastlb starts the app itself, as many times as the load asks for. The app's

@@ -12,6 +12,7 @@ import keyword
 import os
 import sys
 from collections.abc import Callable
+from typing import Any
 
 from fastlb import __version__
 from fastlb.cli.usage import CommandParser, near, with_negative_values
@@ -22,13 +23,23 @@ SECTIONS = {
         "run": "balance HTTP and TCP over health-checked targets until stopped",
         "check": "say every error of a configuration; --print shows all defaults",
         "reload": "let an instance read its configuration anew, and deploy it",
+        "upgrade": "let this release take over from a running one, without losing a request",
         "demo": "try it out on http://127.0.0.1:8080, in front of demo workers",
     },
     "to see what it does": {
         "status": "show listeners, targets, auto scaling groups and workers",
         "top": "watch it live, drain targets and scale groups by keys",
         "activity": "show what auto scaling groups did, with cause and outcome",
+        "logs": "show what fastlb and the instances log, or the access log",
         "why": "show decisions of scaling, health and routing, with their figures",
+    },
+    "for one target": {
+        "drain": "give it no new requests and let it finish those that it has",
+        "undrain": "give a drained one requests again",
+        "disable": "give it neither requests nor health checks",
+        "enable": "check a disabled one again, and give it requests once it passes",
+        "weight": "set how much of its group's requests it gets",
+        "target": "add one to a group or remove it, whatever is configured",
     },
     "for an auto scaling group": {
         "scale": "set how many instances a group should have",
@@ -42,6 +53,10 @@ SECTIONS = {
         "return": "bring it back from standby",
         "terminate": "end it, drained first",
     },
+    "to learn about it": {
+        "help": "show a topic, such as configuration, upgrade or systemd",
+        "completion": "print what lets bash, zsh or fish complete commands and flags",
+    },
 }
 COMMANDS = {name: help for section in SECTIONS.values() for name, help in section.items()}
 WITH_APP_COMMAND = ("run", "check")
@@ -52,7 +67,7 @@ fastlb run --listen http://127.0.0.1:8080 --min 2 --max 8 -- uvicorn app:app --u
 fastlb run --config fastlb.toml
 fastlb scale 4 --wait
 
-fastlb COMMAND --help shows the flags of one.
+fastlb COMMAND --help shows the flags of one, fastlb help the topics.
 Exit status: 0 after a clean stop, 1 for a failure at run time, 2 for usage or configuration.
 """
 
@@ -72,6 +87,7 @@ def run(argv: list[str]) -> int:
             )
         arguments = parser.parse_args(with_negative_values(words))
         arguments.app_command = tuple(app_command or ())
+        arguments.words = tuple(argv[1:])
         command: Callable[[argparse.Namespace], int] = arguments.command
         status = command(arguments)
         sys.stdout.flush()
@@ -101,6 +117,15 @@ def _split_at_dashes(argv: list[str]) -> tuple[list[str], list[str] | None]:
 
 def _parser(argv: list[str]) -> argparse.ArgumentParser:
     """With the flags of the one command that `argv` asks for."""
+    return _parser_with(tuple(argv[:1]), "--" not in argv)
+
+
+def parser_of_all() -> argparse.ArgumentParser:
+    """With the flags of every command."""
+    return _parser_with(tuple(COMMANDS), refuse_app_command=False)
+
+
+def _parser_with(wanted: tuple[str, ...], refuse_app_command: bool) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="fastlb",
         usage="fastlb [-h] [--version] COMMAND ...",
@@ -118,15 +143,18 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
         parser_class=CommandParser,
     )
     for name, help in COMMANDS.items():
+        # argparse would list them a second time; whoever asks for all wants to know what each is.
+        shown: dict[str, Any] = {"help": help} if len(wanted) > 1 else {}
         command = commands.add_parser(
             name,
+            **shown,
             description=help[0].upper() + help[1:] + ".",
             formatter_class=_formatter,
             allow_abbrev=False,
         )
-        if argv[:1] == [name]:
+        if name in wanted:
             named = f"{name}_" if keyword.iskeyword(name) else name
-            command.takes_app_command = name in WITH_APP_COMMAND and "--" not in argv
+            command.takes_app_command = name in WITH_APP_COMMAND and refuse_app_command
             module = importlib.import_module(f"fastlb.cli.{named}")
             module.add_arguments(command)
             command.set_defaults(command=getattr(module, named))

@@ -31,7 +31,7 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
         "-n",
         "--last",
         metavar="N",
-        type=_count,
+        type=count_argument,
         default=DEFAULT_LAST,
         help=f"how many of the last ones (default {DEFAULT_LAST}; 2000 are kept)",
     )
@@ -42,7 +42,7 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
     add_name(parser)
 
 
-def _count(text: str) -> int:
+def count_argument(text: str) -> int:
     if not text.isascii() or not text.isdigit():
         raise argparse.ArgumentTypeError(f'expected a whole number of at least 0, got "{text}"')
     return int(text)

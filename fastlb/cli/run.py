@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from fastlb.cli.flags import add_configuration_flags, configuration_of
+from fastlb.cli.flags import add_configuration_flags, config_path, configuration_of
+from fastlb.config.differences import differences
 from fastlb.errors import ConfigError
 from fastlb.model.configuration import Configuration
 
@@ -27,6 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "fastlb run [--config FILE] [--listen URL ...] [--target ADDRESS ...] [FLAGS] "
         "[-- COMMAND ...]"
     )
+    parser.add_argument(
+        "--takeover",
+        action="store_true",
+        help="take over from the living instance of this name without losing a request, instead of "
+        "refusing to start beside it; starts as ever where none lives (`fastlb help upgrade`)",
+    )
     add_configuration_flags(parser)
 
 
@@ -38,10 +45,18 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"fastlb: warning: {warning}", file=sys.stderr)
 
     # Not before the configuration is known to be right: a wrong one should be told at once.
+    from fastlb.control_plane.reload import Source
     from fastlb.control_plane.supervisor import run_supervisor
     from fastlb.data_plane.worker import worker_main
 
     def load() -> Configuration:
         return configuration_of(arguments).configuration
 
-    return run_supervisor(loaded.configuration, worker_main, load)
+    source = Source(load, differences, config_path(arguments))
+    return run_supervisor(
+        loaded.configuration,
+        worker_main,
+        source,
+        takes_over=arguments.takeover,
+        arguments=arguments.words,
+    )

@@ -12,7 +12,7 @@ from typing import Any
 from rich.text import Text
 
 from fastlb.cli import scaling_view
-from fastlb.cli.layout import INDENT, latency, size, span, table, wrapped
+from fastlb.cli.layout import INDENT, age, latency, size, span, table, wrapped
 from fastlb.cli.wording import clean, counted
 
 STYLES = {
@@ -21,6 +21,7 @@ STYLES = {
     "suspect": "bold yellow",
     "unhealthy": "bold red",
     "draining": "cyan",
+    "disabled": "cyan",
     "unused": "dim",
     "running": "green",
     "starting": "yellow",
@@ -58,8 +59,9 @@ def render(document: dict[str, Any], width: int | None) -> list[Text]:
     )
     scaled = document["auto_scaling_groups"]
     names = {one["address"]: one["id"] for group in scaled for one in group["instances"]}
+    now = document["started"] + document["uptime_s"]
     for group in document["target_groups"]:
-        lines += [Text(), *_group(group, names, width)]
+        lines += [Text(), *_group(group, names, now, width)]
         for one in scaled:
             if one["target_group"] == group["name"]:
                 lines += [Text(), *scaling_view.render(one, width)]
@@ -68,12 +70,16 @@ def render(document: dict[str, Any], width: int | None) -> list[Text]:
     return lines
 
 
-def _group(group: dict[str, Any], names: Names, width: int | None) -> list[Text]:
+def _group(group: dict[str, Any], names: Names, now: float, width: int | None) -> list[Text]:
     head = Text(clean(group["name"]), "bold")
     if group["fail_open"]:
         head.append("  FAIL OPEN: no target is healthy, all of them get traffic", "bold red")
+    elif group["targets"] and all(map(_gets_nothing, group["targets"])):
+        head.append("  OUT OF USE: no target gets requests", "bold red")
     about = wrapped(f"{group['algorithm']}; health check: {group['health_check']}", width)
     targets = group["targets"]
+    for one in group.get("removed", ()):
+        about += wrapped(f"without {one['address']}: {_overridden(one, now)}", width, style="cyan")
     if not targets:
         return [head, *about, Text(INDENT + "no targets", "yellow")]
     if width is None:
@@ -84,7 +90,7 @@ def _group(group: dict[str, Any], names: Names, width: int | None) -> list[Text]
         heads, *lines = table(TARGET_HEADS, rows, (2, 3, 4, 5, 6), STYLES)
         heads.append(INDENT + "REASON")
         placed = [
-            line.append(INDENT + clean(_reason(one)))
+            line.append(INDENT + clean(_reason(one, now)))
             for line, one in zip(lines, targets, strict=True)
         ]
         return [head, *about, heads, *placed]
@@ -95,9 +101,13 @@ def _group(group: dict[str, Any], names: Names, width: int | None) -> list[Text]
         # An instance's socket is where its id says; a port is found nowhere else.
         named = one["address"] in names and one["address"].startswith("unix:")
         name = "" if named or row[0] == one["address"] else one["address"]
-        remark = "; ".join(part for part in (name, _with_notes(_reason(one), one)) if part)
+        remark = "; ".join(part for part in (name, _with_notes(_reason(one, now), one)) if part)
         placed += [line, *wrapped(remark, width, INDENT * 3)]
     return [head, *about, heads, *placed]
+
+
+def _gets_nothing(target: dict[str, Any]) -> bool:
+    return target["state"] in ("draining", "disabled") or not target["weight"]
 
 
 def _short(address: str, names: Names) -> str:
@@ -107,13 +117,23 @@ def _short(address: str, names: Names) -> str:
     return address if len(address) <= LONGEST_ADDRESS else "…" + address[1 - LONGEST_ADDRESS :]
 
 
-def _reason(target: dict[str, Any]) -> str:
+def _reason(target: dict[str, Any], now: float) -> str:
     """Why a target is in its state; a suspect one gets no more until it answers."""
-    return "; ".join(filter(None, ["stalls" if target["suspect"] else "", target["reason"]]))
+    stalls = "stalls" if target["suspect"] else ""
+    return "; ".join(filter(None, [_overridden(target, now), stalls, target["reason"]]))
+
+
+def _overridden(target: dict[str, Any], now: float) -> str:
+    """What operators said of it, `now` being seconds since 1970."""
+    return "; ".join(
+        f"{part['what']} by an operator {age(max(now - part['since'], 0))} ago"
+        + (f" ({part['reason']})" if part["reason"] else "")
+        for part in target.get("overrides", ())
+    )
 
 
 def _with_notes(text: str, target: dict[str, Any]) -> str:
-    notes = [f"weight {target['weight']}"] if target["weight"] != 1 else []
+    notes = [f"weight {target['weight']:g}"] if target["weight"] != 1 else []
     notes += ["backup"] if target["backup"] else []
     return f"{text} ({', '.join(notes)})" if notes else text
 
@@ -156,6 +176,8 @@ def _totals(totals: dict[str, Any]) -> str:
     answers = ", ".join(f"{number} {status}" for status, number in statuses.items())
     final = sum(number for status, number in statuses.items() if status != "1xx")
     # What is refused before it is a request (400, 431, ...) is answered and not counted as one.
+    dropped = totals.get("log_lines_dropped", 0)
+    lost = f"; {counted(dropped, 'line')} of the access log lost" if dropped else ""
     unread = " (some to what was refused before it was a request)"
     return (
         f"{counted(totals['requests'], 'request')}, {totals['in_flight']} in flight on "
@@ -163,5 +185,5 @@ def _totals(totals: dict[str, Any]) -> str:
         f"answers: {answers or 'none'}{unread if final > totals['requests'] else ''}; "
         f"{counted(totals['errors'], 'error')}, {counted(totals['retries'], 'retry')}, "
         f"{counted(totals['rejected'], 'connection')} rejected, "
-        f"{size(totals['bytes_in'])} in, {size(totals['bytes_out'])} out"
+        f"{size(totals['bytes_in'])} in, {size(totals['bytes_out'])} out{lost}"
     )

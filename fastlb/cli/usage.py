@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-POSITIONALS = dict.fromkeys(("status", "reload", "why"), "--name")
+POSITIONALS = dict.fromkeys(("status", "reload"), "--name")
 """Of commands that take no word: the flag that one was probably meant for."""
 HELP_WIDTH = 80
 MEANT = (

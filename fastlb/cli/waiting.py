@@ -50,14 +50,14 @@ def add_wait(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--timeout",
         metavar="TIME",
-        type=_duration,
+        type=duration_of,
         help=f"with --wait, how long at most (default {format_duration(DEFAULT_TIMEOUT)}); the "
         "group goes on after that",
     )
     add_name(parser)
 
 
-def _duration(text: str) -> float:
+def duration_of(text: str) -> float:
     try:
         seconds: float = from_flag(Setting("duration", "", "", least=0), text)
     except ValueError as error:

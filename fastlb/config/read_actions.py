@@ -27,13 +27,13 @@ from fastlb.model.listener import (
     Rule,
     WeightedGroup,
 )
+from fastlb.model.target_group import MOST_WEIGHT
 
 BROKEN: Action = Forward(())
 """Stands in for an action that could not be read."""
 
 ACTIONS = ("forward", "redirect", "fixed_response")
 CONDITIONS = ("host", "path", "method", "header", "query", "source_ip")
-MOST_WEIGHT = 999
 MOST_PRIORITY = 50000
 MOST_BODY = 65536
 REDIRECT_STATUSES = (301, 302, 303, 307, 308)

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 from fastlb.config.read_actions import (
     BROKEN,
-    MOST_WEIGHT,
     read_action,
     read_rule,
 )
@@ -17,7 +16,7 @@ from fastlb.config.values import did_you_mean, got, read_count, read_text, wrong
 from fastlb.model.address import Address, parse_address
 from fastlb.model.health_check import HealthCheck
 from fastlb.model.listener import Listener
-from fastlb.model.target_group import Target, TargetGroup
+from fastlb.model.target_group import MOST_WEIGHT, Target, TargetGroup
 
 NOWHERE = Address()
 """Stands in for an address that could not be read."""

@@ -99,7 +99,7 @@ def _action(action: Action) -> dict[str, Any]:
 
 
 def _group(group: TargetGroup) -> Iterator[str]:
-    key = f"target_groups.{_key(group.name)}"
+    key = f"target_groups.{key_text(group.name)}"
     yield f"[{key}]"
     yield "targets = ["
     for target in group.targets:
@@ -119,7 +119,7 @@ def _group(group: TargetGroup) -> Iterator[str]:
 
 
 def _auto_scaling_group(group: AutoScalingGroup, show_env: bool) -> Iterator[str]:
-    key = f"auto_scaling_groups.{_key(group.name)}"
+    key = f"auto_scaling_groups.{key_text(group.name)}"
     yield f"[{key}]"
     yield from _settings(group)
     if not group.policies:
@@ -179,7 +179,7 @@ def _step(policy: StepScaling, step: Step) -> dict[str, Any]:
     }
 
 
-def _key(name: str) -> str:
+def key_text(name: str) -> str:
     return name if _BARE_KEY.fullmatch(name) else inline(name)
 
 
@@ -191,7 +191,7 @@ def inline(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, dict):
-        items = ", ".join(f"{_key(key)} = {inline(one)}" for key, one in value.items())
+        items = ", ".join(f"{key_text(key)} = {inline(one)}" for key, one in value.items())
         return f"{{ {items} }}" if items else "{}"
     if isinstance(value, list):
         return "[" + ", ".join(inline(one) for one in value) + "]"

@@ -13,6 +13,7 @@ import logging
 import os
 import socket
 import stat
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("fastlb.admin")
 
 TOKEN_VARIABLE = "FASTLB_ADMIN_TOKEN"
+FREE_WITHIN = 10.0
+FREE_LOOK = 0.05
+"""Seconds that the address of a supervisor which has handed over may be in use, and between two looks."""
 LEAST_TOKEN = 16
 """Characters: whoever guesses gets five tries a minute."""
 
@@ -111,6 +115,20 @@ class Administration:
         if (before.token_file, token) != (settings.token_file, self._token):
             names.append("token_file")
         return [f"admin.{name}" for name in names]
+
+    async def take_over(self, settings: Admin) -> None:
+        """As another supervisor's heir, whose address may be its own for a moment longer."""
+        deadline = time.monotonic() + FREE_WITHIN
+        while True:
+            try:
+                self.apply(self.prepare(settings))
+            except FastlbError as error:
+                if time.monotonic() > deadline:
+                    log.error("no admin server: %s", error)
+                    return
+            else:
+                return
+            await asyncio.sleep(FREE_LOOK)
 
     def start(self, instance: Instance, commands: Mapping[str, Command]) -> None:
         """Serve, as soon as what that takes is imported."""

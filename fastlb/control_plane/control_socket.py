@@ -39,15 +39,19 @@ class ControlSocket:
         self._bound: os.stat_result | None = None
 
     async def start(self) -> None:
+        """In the place of whatever is there: another supervisor's, when we take over from it."""
         listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        new = self._path.with_suffix(".new")
         try:
-            listening.bind(str(self._path))
-            os.chmod(self._path, 0o600)
-            self._bound = os.stat(self._path)
+            new.unlink(missing_ok=True)
+            listening.bind(str(new))
+            os.chmod(new, 0o600)
+            self._bound = os.stat(new)
             listening.setblocking(False)
             self._server = await asyncio.start_unix_server(
                 self._serve, sock=listening, limit=LINE_BYTES
             )
+            os.replace(new, self._path)
         except BaseException:
             listening.close()
             raise

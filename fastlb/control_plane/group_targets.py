@@ -1,4 +1,4 @@
-"""Instances as targets: what auto scaling asks of registry, health monitor, counters and workers.
+"""How targets come and leave while requests run, Instances and those that an operator adds or removes.
 
 Implements `auto_scaling.targets` over the parts that the supervisor has. The question that matters
 here is when a target is really out of use: each worker acts on its own copy of the table, and says
@@ -21,9 +21,9 @@ from fastlb.model.target_group import Target
 from fastlb.target_table.counters import ROW, Counters, Worker, percentile
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Parts:
-    """What is asked. `rows` are those of the counters that workers may write."""
+    """What is asked. `rows` are those of the counters that workers may write; they grow with these."""
 
     registry: TargetRegistry
     monitor: HealthMonitor
@@ -42,6 +42,8 @@ class GroupTargets:
         self._parts = parts
         self._retired: list[tuple[int, int]] = []
         """(index, the generation that does not name it): to be given away again."""
+        self._leaving: list[InstanceTarget] = []
+        """Targets that are no Instances, until nothing is in flight at them."""
         self._idle_since: dict[int, int] = {}
         """Of these by index: when nothing was in flight first (CLOCK_MONOTONIC, ns)."""
 
@@ -51,6 +53,36 @@ class GroupTargets:
         target.changed = changed
         parts.monitor.see_new()
         return InstanceTarget(self, parts, target)
+
+    def leave(self, target: RegisteredTarget) -> None:
+        """Let a target go that is no Instance: nothing new from now on, and out of the table when all
+        that it has is finished, however long that takes. `look` sees to that."""
+        if target.draining:
+            return  # somebody sees it out already
+        one = InstanceTarget(self, self._parts, target)
+        one.drain()
+        self._leaving.append(one)
+
+    def look(self) -> None:
+        """Some times a second: who that leaves is out of use, and whose column is free?"""
+        settled = [one for one in self._leaving if one.settled]
+        self._leaving = [one for one in self._leaving if one not in settled]
+        for one in settled:
+            if one.is_registered:
+                one.deregister()
+        self.release_retired()
+
+    def idle(self, targets: Iterable[RegisteredTarget], since: int) -> bool:
+        """Whether nothing is in flight at these targets, which get nothing new as of the generation
+        `since`; in this order, as of `settled`."""
+        rows = self._parts.rows
+        return self.seen_by_all(since) and not any(
+            self._parts.counters.target(one.index, rows).in_flight for one in targets
+        )
+
+    def handle(self, target: RegisteredTarget) -> InstanceTarget:
+        """Of a target that the configuration has registered, to take it out as an Instance's is."""
+        return InstanceTarget(self, self._parts, target)
 
     def percentile(self, histogram: Sequence[int], share: float) -> float | None:
         return percentile(list(histogram), share)
@@ -80,12 +112,16 @@ class GroupTargets:
 
     def seen_by_all(self, generation: int) -> bool:
         """Whether each living worker acts on this generation of the table or a newer one."""
-        if self._parts.strangers():
-            return False
+        return not self._parts.strangers() and not self.blind(generation)
+
+    def blind(self, generation: int) -> list[int]:
+        """The rows of living workers that act on an older generation."""
         cells = self._parts.counters.cells
-        return all(
-            cells[row * ROW + Worker.GENERATION] >= generation for row in self._living_rows(cells)
-        )
+        return [
+            row
+            for row in self._living_rows(cells)
+            if cells[row * ROW + Worker.GENERATION] < generation
+        ]
 
     def _stored_by_all(self, since: int) -> bool:
         """Whether each living worker has stored since then what it had counted. In flight is stored at
@@ -114,6 +150,10 @@ class InstanceTarget:
     def drain(self) -> None:
         self._parts.registry.drain(self._target.index)
         self._drained_at = self._parts.publication.next_generation
+
+    @property
+    def is_registered(self) -> bool:
+        return self._parts.registry.by_index(self._target.index) is self._target
 
     @property
     def has_strangers(self) -> bool:

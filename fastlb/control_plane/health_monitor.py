@@ -45,12 +45,13 @@ GOLDEN_RATIO = 0.61803398875
 class _Watched:
     """One target under watch: `due` next at this time, `probing` since that time."""
 
-    __slots__ = ("due", "index", "plan", "probe", "probing", "spread", "target")
+    __slots__ = ("check", "due", "index", "plan", "probe", "probing", "spread", "target")
 
     def __init__(self, target: RegisteredTarget) -> None:
         self.target = target
         self.index = target.index
-        self.plan: ProbePlan = plan_probe(target.address, target.group.health_check)
+        self.check = target.group.health_check
+        self.plan: ProbePlan = plan_probe(target.address, self.check)
         self.due: float | None = None
         self.probing: float | None = None
         self.probe: Probe | None = None
@@ -58,9 +59,10 @@ class _Watched:
 
 
 class HealthMonitor:
-    """Watches every used target of the registry, those registered later included.
+    """Watches every used target of the registry that is not disabled, those registered later included.
 
-    Reads the first `rows` rows of the counters, and of them those whose worker has set its pid.
+    Reads the first `rows` rows of the counters, which may grow, and of them those whose worker has set
+    its pid.
     """
 
     def __init__(
@@ -74,7 +76,7 @@ class HealthMonitor:
     ) -> None:
         self._registry = registry
         self._cells = counters.cells
-        self._rows = rows
+        self.rows = rows
         self._loop = loop
         self._clock = clock
         self._jitter = jitter
@@ -141,13 +143,24 @@ class HealthMonitor:
         if self._tick_timer is not None and self._membership != self._registry.membership:
             self._follow_registry()
 
+    def see_checks(self) -> None:
+        """Health checks were changed: those under way end, and the next ask by the new settings."""
+        for watched in self._watched.values():
+            target = watched.target
+            plan = plan_probe(target.address, target.group.health_check)
+            if watched.plan != plan or watched.check != target.group.health_check:
+                watched.check = target.group.health_check
+                watched.plan = plan
+                self._forget_probe(watched)
+                self._reschedule(watched)
+
     # -- the schedule
 
     def _follow_registry(self) -> None:
         """Take up the targets that came and leave those that went."""
         self._membership = self._registry.membership
         now = self._clock()
-        active = {target.index: target for target in self._registry if target.active}
+        active = {target.index: target for target in self._registry if target.watched}
         for index, watched in list(self._watched.items()):
             if active.get(index) is not watched.target:
                 self._forget_probe(watched)
@@ -270,7 +283,7 @@ class HealthMonitor:
     def _active_rows(self) -> list[int]:
         """Rows without a worker are not touched: reading a page of them would allocate it."""
         cells = self._cells
-        return [row for row in range(self._rows) if cells[row * ROW + Worker.PID]]
+        return [row for row in range(self.rows) if cells[row * ROW + Worker.PID]]
 
     def _last_byte(self, index: int, rows: list[int]) -> float:
         at = block(index) + Cell.LAST_BYTE_NS

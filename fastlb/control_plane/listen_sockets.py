@@ -1,7 +1,8 @@
 """The listening sockets: one SO_REUSEPORT socket for each Listener and slot, bound and kept here.
 
-The supervisor never reads them and never closes them before the end: as long as it holds them, what
-waits in their accept queues outlives any worker. Knows no worker and no table.
+The supervisor never reads them and never closes those of a Listener that is configured: as long as it
+holds them, what waits in their accept queues outlives any worker. A change of the Listeners, or of
+the number of slots, is bound first and comes into force as a whole. Knows no worker and no table.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ import errno
 import os
 import socket
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
@@ -24,12 +25,47 @@ Place = tuple[socket.AddressFamily, str, int]
 """Family, IP literal and port of a listening socket."""
 
 
+@dataclass(slots=True)
+class SocketChange:
+    """What is bound for a change, until `ListenSockets.adopt` or `close`.
+
+    `listeners` are all with their real ports. `bound` are the sockets of new ones, which listen;
+    `more` those of new slots of the ones that stay, which do not yet: nobody must come to a socket
+    that may be closed again. `removed` is filled by `adopt`: what `end_removed` must close.
+    """
+
+    listeners: tuple[Listener, ...] = ()
+    slots: int = 0
+    bound: dict[str, list[socket.socket]] = field(default_factory=dict)
+    more: dict[str, list[socket.socket]] = field(default_factory=dict)
+    removed: list[socket.socket] = field(default_factory=list)
+
+    def close(self) -> None:
+        """Nothing comes of it."""
+        for sockets in (*self.bound.values(), *self.more.values()):
+            for one in sockets:
+                one.close()
+
+    @property
+    def removal_is_over(self) -> bool:
+        """Whether the workers have emptied and ended all removed sockets."""
+        return not any(_listens(one) for one in self.removed)
+
+    def end_removed(self) -> None:
+        """Close our duplicates. One that still listens, for want of a worker, is ended first."""
+        for one in self.removed:
+            if _listens(one):
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
+        self.removed.clear()
+
+
 class ListenSockets:
     """All sockets of all Listeners.
 
-    `listeners` are the given ones with their real ports, where port 0 was asked for; `sockets` maps
-    `listener_key` of these to one socket a slot. `taken_over` are sockets that a dead supervisor
-    had bound; missing slots are bound beside them.
+    `listeners` are the `given` ones with their real ports, where port 0 was asked for; `sockets` maps
+    `listener_key` of these to one socket a slot, and `bindings` to the number of this set of sockets.
+    `taken_over` are sockets that a dead supervisor had bound; missing slots are bound beside them.
     """
 
     def __init__(
@@ -38,30 +74,111 @@ class ListenSockets:
         slots: int,
         taken_over: Mapping[str, list[socket.socket]] | None = None,
     ) -> None:
+        self.given = tuple(listeners)
         self.listeners: tuple[Listener, ...] = ()
         self.sockets: dict[str, list[socket.socket]] = {}
+        self.bindings: dict[str, int] = {}
         self.slots = slots
+        self._bindings = 0
         try:
             for listener in listeners:
                 given = (taken_over or {}).get(listener_key(listener), ())
                 sockets = self._fill(listener, given)
                 port = sockets[0].getsockname()[1]
-                concrete = replace(listener, address=replace(listener.address, port=port))
+                concrete = _at_port(listener, port)
                 self.listeners += (concrete,)
-                self.sockets[listener_key(concrete)] = sockets
+                self._add(listener_key(concrete), sockets)
         except BaseException:
             self.close()
             raise
 
-    def _fill(self, listener: Listener, given: Sequence[socket.socket]) -> list[socket.socket]:
-        """The given sockets and what is missing to one a slot, all of them listening."""
+    def _add(self, key: str, sockets: list[socket.socket]) -> None:
+        self._bindings += 1
+        self.sockets[key] = sockets
+        self.bindings[key] = self._bindings
+
+    def prepare(self, listeners: Sequence[Listener], slots: int) -> SocketChange:
+        """Bind what `listeners` and `slots` need and we have not. Nothing that is there is touched;
+        may run in a thread. Raises FastlbError, with everything closed again."""
+        change = SocketChange(slots=max(slots, self.slots))
+        wanted = self._concrete(listeners)
+        leaving = self.sockets.keys() - {listener_key(one) for one in wanted}
+        ports = {self.sockets[key][0].getsockname()[1] for key in leaving}
+        try:
+            for place, listener in enumerate(wanted):
+                key = listener_key(listener)
+                if key in self.sockets:
+                    missing = change.slots - len(self.sockets[key])
+                    if missing:
+                        where = self.sockets[key][0]
+                        change.more[key] = [_beside(where) for _ in range(missing)]
+                    change.listeners += (listener,)
+                    continue
+                try:
+                    sockets = self._fill(listener, (), change.slots, ports)
+                except FastlbError as error:
+                    raise FastlbError(f"listeners[{place}].address: {error}") from None
+                concrete = _at_port(listener, sockets[0].getsockname()[1])
+                change.listeners += (concrete,)
+                change.bound[listener_key(concrete)] = sockets
+        except BaseException as error:
+            change.close()
+            if isinstance(error, OSError):
+                why = error.strerror or error
+                raise FastlbError(
+                    f"workers: cannot bind sockets for more of them: {why}"
+                ) from error
+            raise
+        return change
+
+    def _concrete(self, listeners: Sequence[Listener]) -> list[Listener]:
+        """With the real port where port 0 was asked for before: it is the same Listener then."""
+        known: dict[str, list[int]] = {}
+        for given, real in zip(self.given, self.listeners, strict=True):
+            known.setdefault(listener_key(given), []).append(real.address.port)
+        found = []
+        for listener in listeners:
+            ports = known.get(listener_key(listener), [])
+            found.append(_at_port(listener, ports.pop(0)) if ports else listener)
+        return found
+
+    def adopt(self, change: SocketChange, given: Sequence[Listener]) -> None:
+        """The change is in force, `given` what was configured. The sockets of `more` do not listen yet:
+        the workers must have them first (`listen`)."""
+        wanted = {listener_key(one) for one in change.listeners}
+        for key in self.sockets.keys() - wanted:
+            change.removed += self.sockets.pop(key)
+            del self.bindings[key]
+        for key, sockets in change.more.items():
+            self.sockets[key] += sockets
+        for key, sockets in change.bound.items():
+            self._add(key, sockets)
+        self.listeners, self.slots, self.given = change.listeners, change.slots, tuple(given)
+        change.bound = {}
+
+    def listen(self, change: SocketChange) -> None:
+        """Let clients come to the new slots."""
+        for sockets in change.more.values():
+            for one in sockets:
+                one.listen(_backlog())
+        change.more = {}
+
+    def _fill(
+        self,
+        listener: Listener,
+        given: Sequence[socket.socket],
+        slots: int = 0,
+        leaving: Collection[int] = (),
+    ) -> list[socket.socket]:
+        """The given sockets and what is missing to one a slot, all of them listening. Beside sockets of
+        ours at the ports `leaving`, which still listen."""
         family, host, port = place_of(listener.address)
         sockets = list(given)
         try:
-            if not sockets and port:
+            if not sockets and port and port not in leaving:
                 sockets.append(_alone((family, host, port)))
-            while len(sockets) < self.slots:
-                sockets.append(_bound((family, host, port), reuse_port=True))
+            while len(sockets) < (slots or self.slots):
+                sockets.append(_one_more(sockets, (family, host, port)))
                 port = sockets[0].getsockname()[1]
             for one in sockets:
                 one.listen(_backlog())
@@ -76,6 +193,20 @@ class ListenSockets:
             for one in sockets:
                 one.close()
         self.sockets.clear()
+
+
+def _at_port(listener: Listener, port: int) -> Listener:
+    return replace(listener, address=replace(listener.address, port=port))
+
+
+def _listens(one: socket.socket) -> bool:
+    return bool(one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+
+
+def _beside(one: socket.socket) -> socket.socket:
+    """One more at the same address, which does not listen yet if it is one of its own. Raises OSError."""
+    host, port, *_ = one.getsockname()
+    return _one_more([one], (one.family, host, port))
 
 
 def place_of(address: Address) -> Place:
@@ -123,6 +254,21 @@ def _bound(place: Place, reuse_port: bool) -> socket.socket:
         one.close()
         raise
     return one
+
+
+def _one_more(sockets: Sequence[socket.socket], place: Place) -> socket.socket:
+    """One more socket of an address. Where the service manager bound the first one for itself alone, or
+    as another user, all slots accept from that one's queue."""
+    if not sockets:
+        return _bound(place, reuse_port=True)
+    first = sockets[0]
+    if first.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT):
+        try:
+            return _bound(place, reuse_port=True)
+        except OSError as error:
+            if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+                raise
+    return first.dup()
 
 
 def _alone(place: Place) -> socket.socket:

@@ -1,73 +1,203 @@
-"""`fastlb reload` and SIGHUP: the configuration is read anew and checked before anything changes.
+"""`fastlb reload`, SIGHUP and `--watch`: one reload after the other, each whole or not at all.
 
-What can change under a living instance are the auto scaling groups that are there, and the admin
-server; whatever else differs is named and refused as a whole. How a file is read is handed in.
+The new configuration is read, checked and prepared before anything changes; what then changes a
+living instance is `reconfiguration`'s. How a file is read, and how differences are said, is handed in.
 """
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Callable, Mapping
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
+from fastlb.control_plane.wording import count_of
 from fastlb.errors import FastlbError
 from fastlb.model.configuration import Configuration
 
-Load = Callable[[], Configuration]
-"""Reads the configuration with the flags of the start. Raises FastlbError."""
+log = logging.getLogger("fastlb")
+
+LIVE = frozenset(
+    {
+        *("listeners", "target_groups", "auto_scaling_groups", "admin"),
+        *("workers", "max_connections", "drain_timeout"),
+        *("access_log", "access_log_format", "log_level", "watch"),
+    }
+)
+"""The fields of a Configuration that change under a living instance. A new one is refused until
+somebody has seen to it that it can, and has named it here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where the configuration comes from. `load` reads it with the flags of the start and raises
+    FastlbError; `differences` says what differs, a line for each; `path` is the file to watch."""
+
+    load: Callable[[], Configuration]
+    differences: Callable[[Configuration, Configuration], list[str]]
+    path: Path | None = None
+
+
+class Prepared(Protocol):
+    """A change that is checked, and for which everything is bound that it needs."""
+
+    def close(self) -> None:
+        """Nothing comes of it."""
+
+
+P = TypeVar("P", bound=Prepared)
+
+
+class Live(Protocol[P]):
+    """The instance, as far as a reload changes it."""
+
+    @property
+    def lock(self) -> asyncio.Lock:
+        """Held while something changes."""
+
+    @property
+    def stopping(self) -> bool: ...
+
+    async def prepare(self, configuration: Configuration) -> P:
+        """Raises FastlbError where it cannot be; then nothing has changed."""
+
+    def apply(self, prepared: P) -> None:
+        """In one go: nobody sees a half."""
+
+    async def in_force(self) -> list[str]:
+        """Wait until all workers act on what was applied; who does not, a sentence each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What differs, or would; who does not act on it in time; and whether it was only asked for."""
+
+    changed: list[str]
+    late: list[str]
+    dry_run: bool
+
+    def lines(self) -> list[str]:
+        if not self.changed:
+            return ["nothing has changed"]
+        if self.dry_run:
+            return [*self.changed, f"{count_of(len(self.changed), 'change')}, not applied"]
+        count = count_of(len(self.changed), "change")
+        return [*self.changed, *([] if self.late else [f"{count} in force"])]
 
 
 class Reload:
-    """Knows what was configured last. `apply` takes a new configuration over; what changed.
-    `not_in_force` tells what is configured and not what is used, since it was rolled back."""
+    """Knows what was configured last. `not_in_force` tells what is configured and not what is used,
+    since it was rolled back; `under_way` is entered while a reload is."""
 
     def __init__(
         self,
         given: Configuration,
-        load: Load | None,
-        apply: Callable[[Configuration], list[str]],
+        source: Source | None,
+        live: Live[Any],
         not_in_force: Callable[[], list[str]] = list,
+        under_way: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self._given = given
-        self._load = load
-        self._apply = apply
+        self._source = source
+        self._live = live
         self._not_in_force = not_in_force
+        self._under_way = under_way
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._signalled: asyncio.Task[None] | None = None
 
-    def answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """To the command `reload`."""
-        changed = self.reload()
+    async def answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """To the command `reload`; with `dry_run` only what would change."""
+        dry_run = request.get("dry_run", False)
+        if not isinstance(dry_run, bool):
+            raise ValueError(f"dry_run: expected true or false, got {dry_run!r}")
+        # In a task of its own: whoever waits no longer must not cut it in the middle.
+        outcome = await asyncio.shield(self._keep(self.reload(dry_run=dry_run)))
         left = self._not_in_force()
-        said = [f"changed: {one}" for one in changed] or ["nothing has changed"]
-        return {"said": "; ".join([*said, *left]), "changed": changed, "not_in_force": left}
+        return {
+            "said": "\n".join([*outcome.lines(), *left]),
+            "changed": outcome.changed,
+            "late": outcome.late,
+            "not_in_force": left,
+        }
 
-    def reload(self) -> list[str]:
+    def signalled(self) -> None:
+        """SIGHUP is `fastlb reload`, told in the log. Several that wait are one."""
+        if self._signalled is None or self._signalled.done():
+            self._signalled = self._keep(self.and_tell())
+
+    async def and_tell(self) -> None:
+        """Reload, and say in the log what came of it."""
+        self._signalled = None  # what is asked for from now on, this one may have missed
+        try:
+            outcome = await self.reload()
+        except ValueError as error:
+            log.error("the configuration stays as it is: %s", error)
+            return
+        for line in outcome.lines():
+            log.info("reload: %s", line)
+        for line in outcome.late:
+            log.error("reload: %s", line)
+
+    async def reload(self, *, dry_run: bool = False) -> Outcome:
         """What changed. Raises ValueError where it cannot be: then nothing has."""
-        if self._load is None:
+        source = self._source
+        if source is None:
             raise ValueError("this instance has no configuration that could be read anew")
+        async with self._live.lock:
+            with self._under_way() if not dry_run else nullcontext():
+                return await self._reload(source, dry_run)
+
+    async def _reload(self, source: Source, dry_run: bool) -> Outcome:
         try:
-            found = self._load()
+            self._refuse_while_stopping()
+            found = await asyncio.to_thread(source.load)
+            refuse_fixed(self._given, found)
+            changed = source.differences(self._given, found)
+            prepared = await self._live.prepare(found)
+            try:
+                self._refuse_while_stopping()
+                if not dry_run:
+                    self._live.apply(prepared)
+                    self._given = found
+            finally:
+                prepared.close()
         except FastlbError as error:
             raise ValueError(str(error)) from None
-        barred = fixed_differences(self._given, found)
-        if barred:
-            raise ValueError(
-                f"{', '.join(barred)}: cannot change while it runs yet; only settings of the auto "
-                "scaling groups that are there, and of admin, can. Nothing was changed"
+        late = [] if dry_run else await self._live.in_force()
+        return Outcome(changed, late, dry_run)
+
+    def _refuse_while_stopping(self) -> None:
+        if self._live.stopping:
+            raise FastlbError(
+                "this instance is stopping, or passed on to another supervisor: nothing was changed"
             )
-        try:
-            changed = self._apply(found)
-        except FastlbError as error:
-            raise ValueError(str(error)) from None
-        self._given = found
-        return changed
+
+    def _keep(self, work: Any) -> asyncio.Task[Any]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def close(self) -> None:
+        """At the end of the instance: what is under way is given up."""
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(set(self._tasks))
 
 
-def fixed_differences(old: Configuration, new: Configuration) -> list[str]:
-    """The key paths that differ and cannot change under a living instance."""
-    names = [
+def refuse_fixed(old: Configuration, new: Configuration) -> None:
+    """Raise FastlbError where something differs that cannot change under a living instance."""
+    barred = [
         name
         for name in old.__dataclass_fields__
-        if name not in ("auto_scaling_groups", "admin") and getattr(old, name) != getattr(new, name)
+        if name not in LIVE and getattr(old, name) != getattr(new, name)
     ]
-    before = {one.name for one in old.auto_scaling_groups}
-    after = {one.name for one in new.auto_scaling_groups}
-    return [*names, *(f"auto_scaling_groups.{name}" for name in sorted(before ^ after))]
+    if barred:
+        raise FastlbError(
+            f"{', '.join(barred)}: cannot change while it runs: stop this instance and start it anew, "
+            "or leave it as it was. Nothing was changed"
+        )

@@ -2,8 +2,11 @@
 
     lock               flock'ed by the live supervisor for its whole life; holds its pid
     control.sock       `fastlb status` asks here
+    takeover.sock      a new supervisor asks the living one here to hand over
     admin.sock         the admin server over HTTP
     worker-<pid>.sock  one a worker: a supervisor that takes over asks here
+    overrides.json     what operators said of targets, for a supervisor that takes over
+    log.jsonl, .1      the newest log lines of all processes, for `fastlb logs`
 
 Knows nothing of what is said over the sockets.
 """
@@ -16,9 +19,12 @@ import stat
 from pathlib import Path
 
 from fastlb.errors import FastlbError
+from fastlb.logs import older
 
 LOCK = "lock"
 CONTROL = "control.sock"
+TAKEOVER = "takeover.sock"
+LOG = "log.jsonl"
 ADMIN = "admin.sock"
 WORKER_SOCKETS = "worker-*.sock"
 LONGEST_SOCKET = "/worker-4194304.sock"
@@ -68,6 +74,7 @@ class RunDir:
         """Create the folder and lock it. Raises FastlbError where a live instance has it."""
         run_dir = cls(run_dir_path(name), _make_and_lock(name))
         run_dir.control_socket.unlink(missing_ok=True)
+        (run_dir.path / TAKEOVER).unlink(missing_ok=True)
         return run_dir
 
     @property
@@ -104,6 +111,10 @@ class RunDir:
         return self.path / CONTROL
 
     @property
+    def log(self) -> Path:
+        return self.path / LOG
+
+    @property
     def admin_socket(self) -> Path:
         return self.path / ADMIN
 
@@ -115,10 +126,26 @@ class RunDir:
         """Of a worker that is dead."""
         (self.path / f"worker-{pid}.sock").unlink(missing_ok=True)
 
+    def sign(self) -> None:
+        """The lock, which another supervisor took and passed on, is ours."""
+        os.ftruncate(self._lock, 0)
+        os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+
+    def duplicate_lock(self) -> int:
+        """For a supervisor that takes over: the lock is held as long as one of the two has it."""
+        return os.dup(self._lock)
+
+    def leave(self) -> None:
+        """Let go of the lock and remove nothing: the folder is another supervisor's."""
+        os.close(self._lock)
+
     def release(self) -> None:
         """Remove what is ours and let go of the lock; what living orphans still use stays."""
         if self.intact:
             (self.path / CONTROL).unlink(missing_ok=True)
+            (self.path / TAKEOVER).unlink(missing_ok=True)
+            for log in (self.log, older(self.log)):
+                log.unlink(missing_ok=True)
             (self.path / ADMIN).unlink(missing_ok=True)
             (self.path / LOCK).unlink(missing_ok=True)
             try:
@@ -198,6 +225,5 @@ def _take_lock(path: Path, name: str) -> int | None:
     if not _is_same_file(lock, path / LOCK):
         os.close(lock)
         return None
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+    RunDir(path, lock).sign()
     return lock

@@ -37,7 +37,8 @@ HELD_AGAIN = 5.0
 
 class Scaling:
     """The groups by their names, those left out to whose target group no listener forwards: their
-    instances would never be checked. Raises FastlbError for a user of a launch template that cannot be."""
+    instances would never be checked. `before` is what `leave` ended. Raises FastlbError for a user of a
+    launch template that cannot be."""
 
     def __init__(
         self,
@@ -45,12 +46,13 @@ class Scaling:
         used_groups: Collection[str],
         run_dir: RunDir,
         parts: Parts,
+        before: Scaling | None = None,
     ) -> None:
         self.activities = History(run_dir.path / "activities.jsonl")
         self.decisions = History(run_dir.path / "decisions.jsonl")
         self._run_dir = run_dir
         self._records = Records(run_dir.path)
-        self._targets = GroupTargets(parts)
+        self.targets: GroupTargets = GroupTargets(parts) if before is None else before.targets
         self._strangers = parts.strangers
         self._unwanted: dict[str, str] = {}
         """Instances that are to end, by their ids, and why."""
@@ -58,12 +60,10 @@ class Scaling:
         self._by_target_group: dict[str, Group] = {}
         self._held_at: dict[str, float] = {}
         self.groups: dict[str, Group] = {}
-        headroom = Headroom()
-        places = {
-            one.auto_scaling_group: one.name
-            for one in configuration.target_groups
-            if one.auto_scaling_group is not None and one.name in used_groups
-        }
+        self._leaving: dict[Group, asyncio.Task[None]] = {}
+        """Groups that were removed, until their Instances have ended."""
+        self._headroom = Headroom()
+        places = places_of(configuration, used_groups)
         for settings in configuration.auto_scaling_groups:
             place = places.get(settings.name)
             if place is None:
@@ -72,18 +72,22 @@ class Scaling:
             trouble = why_not_startable(settings.launch_template)
             if trouble:  # no reason to let the other groups wait: what is missing may come
                 log.error("auto_scaling_groups.%s.launch_template: %s", settings.name, trouble)
-            group = Group(
-                settings,
-                place,
-                self._targets,
-                self._records,
-                self.activities,
-                self.decisions,
-                headroom,
-            )
-            self.groups[settings.name] = group
-            self._by_target_group[place] = group
+            self._make(settings, place)
         self.commands = Commands(self.groups, self.activities, self.decisions)
+
+    def _make(self, settings: AutoScalingGroup, place: str) -> Group:
+        group = Group(
+            settings,
+            place,
+            self.targets,
+            self._records,
+            self.activities,
+            self.decisions,
+            self._headroom,
+        )
+        self.groups[settings.name] = group
+        self._by_target_group[place] = group
+        return group
 
     def _make_way(self, settings: AutoScalingGroup) -> None:
         """Let the user of a launch template come to its sockets."""
@@ -117,14 +121,14 @@ class Scaling:
     def start(self) -> None:
         """Begin to act, and to tick."""
         for group in self.groups.values():
-            self._guarded(group, group.start)
+            self._guarded(group, Group.start)
         self._tick()
 
     @staticmethod
-    def _guarded(group: Group, act: Callable[[], None]) -> None:
+    def _guarded(group: Group, act: Callable[[Group], None]) -> None:
         """One group's trouble, for want of descriptors or by a mistake, is not the others'."""
         try:
-            act()
+            act(group)
         except Exception:
             log.exception("group %s could not go on", group.name)
 
@@ -146,23 +150,49 @@ class Scaling:
         """A decision of the target registry, for the history."""
         self.decisions.add("health" if kind == "health" else "routing", subject, what, cause)
 
-    def reload(self, configuration: Configuration) -> list[str]:
-        """Take over the changed settings of the groups that are there; what changed. Raises
-        FastlbError for a launch template that cannot work: then nothing has."""
-        others = [
-            (self.groups[one.name], one)
-            for one in configuration.auto_scaling_groups
-            if one.name in self.groups and one != self.groups[one.name].settings
-        ]
-        for _, settings in others:
+    def check(self, configuration: Configuration, used_groups: Collection[str]) -> None:
+        """Raise FastlbError where `reload` could not take the configuration over: a launch template that
+        cannot work, a group that would change its place."""
+        places = places_of(configuration, used_groups)
+        for settings in configuration.auto_scaling_groups:
+            known, place = self.groups.get(settings.name), places.get(settings.name)
+            if place is None:
+                continue
+            if known is not None and known.target_group != place:
+                raise FastlbError(
+                    f"target_groups.{place}.auto_scaling_group: {settings.name} registers its "
+                    f"instances in {known.target_group}, which cannot change while it runs; give "
+                    "the new place an auto scaling group of another name"
+                )
+            if known is not None and known.settings == settings:
+                continue
             trouble = why_not_startable(settings.launch_template)
             if trouble:
                 raise FastlbError(f"auto_scaling_groups.{settings.name}.launch_template: {trouble}")
             self._make_way(settings)
-        return [
-            f"auto_scaling_groups.{group.name}: {', '.join(group.reload(settings))}"
-            for group, settings in others
-        ]
+
+    def reload(self, configuration: Configuration, used_groups: Collection[str]) -> None:
+        """Take over the groups as they are configured now, after `check`. What commands have set (the
+        desired capacity, what is suspended, standby) stays; the Instances of a removed group drain
+        and end."""
+        places = places_of(configuration, used_groups)
+        wanted = {one.name: one for one in configuration.auto_scaling_groups if one.name in places}
+        for name in self.groups.keys() - wanted.keys():
+            group = self.groups.pop(name)
+            self._by_target_group.pop(group.target_group, None)
+            self._leaving[group] = asyncio.create_task(self._see_out(group))
+        for name, settings in wanted.items():
+            known = self.groups.get(name)
+            if known is None:
+                self._guarded(self._make(settings, places[name]), Group.start)
+            elif known.settings != settings:
+                known.reload(settings)
+
+    async def _see_out(self, group: Group) -> None:
+        """Until nothing is left of a removed group."""
+        await group.retire()
+        self._leaving.pop(group, None)
+        log.info("auto scaling group %s is gone: its instances have ended", group.name)
 
     def not_in_force(self) -> list[str]:
         """The configured launch templates that were rolled back, and how to try one again."""
@@ -181,16 +211,35 @@ class Scaling:
         """End every Instance, at its own stop timeout at the latest."""
         self._end_ticking()
         self._kill_unwanted()
-        await asyncio.gather(*(group.stop() for group in self.groups.values()))
+        await asyncio.gather(*(group.stop() for group in self._all()))
         self._forget()
 
     async def kill(self) -> None:
         """The same, at once. Does nothing where `stop` has ended them."""
         self._end_ticking()
         self._kill_unwanted()
-        for group in self.groups.values():
+        for group in self._all():
             await group.kill()
         self._forget()
+
+    async def leave(self) -> None:
+        """Leave the Instances to another supervisor; their targets stay registered here."""
+        self._end_ticking()
+        await asyncio.gather(*(group.leave() for group in self._all()))
+
+    def deregister_all(self) -> None:
+        """After `leave`: whoever adopts the Instances anew registers them anew."""
+        for group in self.groups.values():
+            for one in group.fleet:
+                if one.target is not None:
+                    one.target.deregister()
+                    one.target = None
+
+    def _all(self) -> list[Group]:
+        """All groups, for the end; nobody sees those out any more that were removed."""
+        for seeing in self._leaving.values():
+            seeing.cancel()
+        return [*self.groups.values(), *self._leaving]
 
     def _forget(self) -> None:
         """After a clean end the next start begins anew."""
@@ -200,16 +249,25 @@ class Scaling:
 
     def _tick(self) -> None:
         self._ticking = asyncio.get_running_loop().call_later(TICK, self._tick)
-        for group in self.groups.values():
-            self._guarded(group, group.tick)
+        for group in (*self.groups.values(), *self._leaving):
+            self._guarded(group, Group.tick)
         if self._unwanted and not self._strangers():
             self._kill_unwanted()
-        self._targets.release_retired()
+        self.targets.look()
 
     def _end_ticking(self) -> None:
         if self._ticking is not None:
             self._ticking.cancel()
             self._ticking = None
+
+
+def places_of(configuration: Configuration, used_groups: Collection[str]) -> dict[str, str]:
+    """The target group of each auto scaling group whose instances somebody could ask."""
+    return {
+        one.auto_scaling_group: one.name
+        for one in configuration.target_groups
+        if one.auto_scaling_group is not None and one.name in used_groups
+    }
 
 
 def with_holds(configuration: Configuration) -> Configuration:

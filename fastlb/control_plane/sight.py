@@ -236,7 +236,7 @@ class Sight:
         found = []
         for listener in instance.configuration.listeners:
             key = listener_key(listener)
-            cells = instance.totals.listener(instance.columns[key])
+            cells = instance.totals.listener(key, instance.columns[key])
             first = ListenerCell.STATUS_1XX
             one, two, three, four, five = cells[first : first + 5]
             counts = Counts(
@@ -302,9 +302,9 @@ def _target(
         suspect=entry.suspect,
         reason=target.describe(now),
         since_s=since,
-        weight=target.target.weight,
+        weight=target.weight if isinstance(target.weight, int) else float(target.weight),
         backup=entry.backup,
-        override=None,
+        override=", ".join(what for what, _, _ in target.override.said()) or None,
         counts=counts,
     )
 

@@ -50,23 +50,24 @@ class Relief(NamedTuple):
     slot: int
 
 
-def home_of(slot: int, workers: int) -> int:
-    """The worker to which a slot belongs. After a takeover there may be more slots than workers."""
-    return slot % workers
+def home_of(slot: int, workers: Sequence[int]) -> int:
+    """The worker to which a slot belongs. After a takeover, or where workers were retired, there may be
+    more slots than workers."""
+    return workers[slot % len(workers)]
 
 
 def assign_slots(
     slots: int,
-    workers: int,
+    workers: Sequence[int],
     connections: Mapping[int, int],
     current: Sequence[int],
     relief: Collection[Relief] = (),
 ) -> tuple[int, ...]:
     """The worker of each slot.
 
-    `connections` holds the living workers that accept, with their counts; `current` is the
-    assignment in force, shorter at the start. With nobody alive each slot goes to its home, where
-    the connections wait in its queue.
+    `workers` are the indexes of those that there should be, dead or alive. `connections` holds the
+    living ones that accept, with their counts; `current` is the assignment in force, shorter at the
+    start. With nobody alive each slot goes to its home, where the connections wait in its queue.
     """
     homes = [home_of(slot, workers) for slot in range(slots)]
     if not connections:

@@ -5,14 +5,17 @@ The one place of the control plane that looks at processes through psutil.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, Protocol
 
 import psutil
 
 import fastlb
+from fastlb.control_plane.operator_overrides import OperatorOverrides
 from fastlb.control_plane.scaling import Scaling
 from fastlb.control_plane.target_registry import RegisteredTarget, TargetRegistry
 from fastlb.control_plane.totals import Totals
@@ -21,6 +24,7 @@ from fastlb.model.configuration import Configuration
 from fastlb.model.health_check import HealthCheck
 from fastlb.model.listener import Action, Forward, Listener, Redirect
 from fastlb.model.target_group import TargetGroup
+from fastlb.model.target_override import Override
 from fastlb.target_table.counters import Counters, percentile
 from fastlb.target_table.counters import Worker as Head
 from fastlb.target_table.handover import listener_key
@@ -41,6 +45,7 @@ TOTALS = {
     "rejected": Head.REJECTED,
     "bytes_in": Head.BYTES_IN,
     "bytes_out": Head.BYTES_OUT,
+    "log_lines_dropped": Head.LOG_DROPPED,
 }
 
 
@@ -57,6 +62,8 @@ class Instance(Protocol):
     def totals(self) -> Totals: ...
     @property
     def scaling(self) -> Scaling: ...
+    @property
+    def overrides(self) -> OperatorOverrides: ...
     @property
     def workers(self) -> Sequence[Worker]: ...
     @property
@@ -96,6 +103,7 @@ class Status:
             "started": self._started,
             "uptime_s": time.time() - self._started,
             "draining": instance.draining,
+            "access_log": _where(configuration.access_log),
             "workers": [self._worker(worker) for worker in instance.workers],
             "listeners": [_listener(listener) for listener in configuration.listeners],
             "target_groups": [self._group(group) for group in configuration.target_groups],
@@ -150,10 +158,14 @@ class Status:
             "fail_open": registry.fail_open(group.name),
             "health_check": describe_check(group.health_check),
             "targets": self._targets(one for one in registry if one.group.name == group.name),
+            "removed": [
+                {"address": address, "overrides": _parts(override)}
+                for address, override in self._instance.overrides.removed(group.name)
+            ],
         }
 
     def _targets(self, targets: Iterable[RegisteredTarget]) -> list[dict[str, Any]]:
-        now, rows = time.monotonic(), len(self._instance.workers)
+        now, rows = time.monotonic(), self._instance.totals.rows
         shown = []
         for target in targets:
             entry = target.entry
@@ -162,11 +174,14 @@ class Status:
             shown.append(
                 {
                     "address": entry.address,
-                    "weight": target.target.weight,
+                    "weight": _number(target.weight),
                     "backup": entry.backup,
                     "state": entry.state,
-                    "suspect": entry.suspect,
+                    "suspect": target.health.suspect,
+                    "health": target.health.state if target.watched else None,
                     "reason": target.describe(now),
+                    "override": ", ".join(what for what, _, _ in target.override.said()) or None,
+                    "overrides": _parts(target.override),
                     "in_flight": current.in_flight,
                     "requests": figures.requests,
                     "errors": figures.errors,
@@ -177,6 +192,21 @@ class Status:
                 }
             )
         return shown
+
+
+def _number(weight: int | Fraction) -> float:
+    """A whole number where it is one."""
+    return weight if isinstance(weight, int) else float(weight)
+
+
+def _parts(override: Override) -> list[dict[str, Any]]:
+    """What an operator said, since when and why."""
+    return [{"what": what, "since": at, "reason": why} for what, at, why in override.said()]
+
+
+def _where(access_log: str) -> str:
+    """The absolute path, `-` or `off`."""
+    return access_log if access_log in ("-", "off") else os.path.abspath(access_log)
 
 
 def _listener(listener: Listener) -> dict[str, Any]:

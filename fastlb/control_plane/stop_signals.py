@@ -19,7 +19,7 @@ FOR_THE_SUPERVISOR = frozenset(
 )
 """What a terminal or a wrapper sends to the whole group: workers are born with these blocked."""
 
-Meaning = Literal["stop", "end", "echo", "reload", "nothing"]
+Meaning = Literal["stop", "end", "echo", "reload", "reopen", "nothing"]
 
 
 def meaning(number: signal.Signals, terminal: bool, since_first: float | None) -> Meaning:
@@ -29,6 +29,8 @@ def meaning(number: signal.Signals, terminal: bool, since_first: float | None) -
     """
     if number == signal.SIGQUIT:
         return "end"
+    if number == signal.SIGUSR1:
+        return "reopen"
     stops = number in (signal.SIGTERM, signal.SIGINT) or (number == signal.SIGHUP and terminal)
     if not stops:
         return "reload" if number == signal.SIGHUP else "nothing"
@@ -41,8 +43,14 @@ def meaning(number: signal.Signals, terminal: bool, since_first: float | None) -
 class StopSignals:
     """`stop` is set by the first signal to stop; `end` by the second, or by SIGQUIT: at once."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, reload: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        reload: Callable[[], None],
+        reopen: Callable[[], None],
+    ) -> None:
         self._reload = reload
+        self._reopen = reopen
         self.stop = asyncio.Event()
         self.end = asyncio.Event()
         self._terminal = os.isatty(0) or os.isatty(2)
@@ -72,5 +80,8 @@ class StopSignals:
             case "reload":
                 log.info("SIGHUP: reading the configuration anew")
                 self._reload()
+            case "reopen":
+                log.info("SIGUSR1: opening the access log anew")
+                self._reopen()
             case "nothing":
                 log.warning("%s is ignored: it means nothing to fastlb", number.name)

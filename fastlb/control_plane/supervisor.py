@@ -18,17 +18,25 @@ from dataclasses import replace
 
 import uvloop
 
+from fastlb.child_process import UNREAPED
+from fastlb.control_plane.activation import passed_sockets
 from fastlb.control_plane.administration import Administration
 from fastlb.control_plane.control_socket import Command, ControlSocket
+from fastlb.control_plane.departures import Departures
 from fastlb.control_plane.group_targets import Parts
 from fastlb.control_plane.health_monitor import HealthMonitor
+from fastlb.control_plane.left_behind import stay
 from fastlb.control_plane.listen_sockets import ListenSockets
 from fastlb.control_plane.listener_columns import ListenerColumns
+from fastlb.control_plane.log_reopening import LogReopening
+from fastlb.control_plane.operator_overrides import OperatorOverrides
 from fastlb.control_plane.orphans import Orphans
 from fastlb.control_plane.publication import Publication
-from fastlb.control_plane.reload import Load, Reload
-from fastlb.control_plane.run_dir import RunDir
+from fastlb.control_plane.reconfiguration import Reconfiguration, used_groups
+from fastlb.control_plane.reload import Reload, Source
+from fastlb.control_plane.run_dir import RunDir, run_dir_path
 from fastlb.control_plane.scaling import Scaling, with_holds
+from fastlb.control_plane.service_manager import ServiceManager, in_short
 from fastlb.control_plane.slot_assignment import Relief, ReliefBudget, assign_slots, home_of
 from fastlb.control_plane.status import Status
 from fastlb.control_plane.stop_signals import StopSignals
@@ -37,15 +45,18 @@ from fastlb.control_plane.surroundings import (
     fill_standard_files,
     raise_open_files,
 )
-from fastlb.control_plane.takeover import take_over
-from fastlb.control_plane.target_registry import TargetRegistry
+from fastlb.control_plane.target_commands import TargetCommands
+from fastlb.control_plane.target_registry import TargetRegistry, resolve, tell_nobody
+from fastlb.control_plane.tenure import Belongings, Tenure
 from fastlb.control_plane.totals import Totals
+from fastlb.control_plane.watch import Watch
 from fastlb.control_plane.wording import count_of
 from fastlb.control_plane.worker_pool import PoolHooks, Worker, WorkerMain, WorkerPool
+from fastlb.control_plane.zombies import FIRST_PROCESS, Reaper
 from fastlb.errors import FastlbError
-from fastlb.logs import start_logging
+from fastlb.logs import keep_log, start_logging
 from fastlb.model.configuration import Configuration
-from fastlb.model.listener import Forward
+from fastlb.model.target_override import key_of
 from fastlb.target_table.counters import Counters
 from fastlb.target_table.counters import Worker as Head
 from fastlb.target_table.handover import listener_key
@@ -54,6 +65,7 @@ from fastlb.target_table.pipe import (
     Evidence,
     InheritedFd,
     Message,
+    Missing,
     Relieve,
     TableChanged,
     Wanted,
@@ -78,32 +90,59 @@ CUT_LOOK = 0.05
 
 
 def run_supervisor(
-    configuration: Configuration, worker_main: WorkerMain, load: Load | None = None
+    configuration: Configuration,
+    worker_main: WorkerMain,
+    source: Source | None = None,
+    *,
+    takes_over: bool = False,
+    arguments: Sequence[str] | None = None,
 ) -> int:
-    """Run an instance until SIGTERM or SIGINT; the exit status.
+    """Run an instance until SIGTERM or SIGINT, or until another supervisor has taken over; the exit
+    status.
 
-    `load` reads the configuration anew, for a reload. Raises FastlbError where it cannot start: a
-    live instance of the name, an address in use.
+    `source` gives the configuration anew, for a reload. With `takes_over`, from the living supervisor of
+    the name. `arguments` are those of `fastlb run`, with which an upgrade starts the next one. Raises
+    FastlbError where it cannot start: a live instance of the name, an address in use.
     """
+    passed = passed_sockets(os.environ, os.getpid())
     fill_standard_files()
-    stop_logging = start_logging(configuration.log_level, "")
+    manager = ServiceManager(os.environ, replaces=takes_over)
+    stop_logging = start_logging(configuration.log_level, "", configuration.log_format)
     try:
         check_access_log(configuration.access_log)
         raise_open_files()
+        tenure = Tenure(
+            configuration.name,
+            takes_over=takes_over,
+            arguments=arguments,
+            manager=manager,
+            passed=passed,
+        )
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(Supervisor(configuration, worker_main, load).run())
+            supervisor = Supervisor(configuration, worker_main, source, tenure, manager)
+            status = runner.run(supervisor.run())
     finally:
         stop_logging()
+    if tenure.heir and tenure.stays:
+        return stay(run_dir_path(configuration.name), tenure.heir)
+    return status
 
 
 class Supervisor:
     """One instance. `run` is its life."""
 
     def __init__(
-        self, configuration: Configuration, worker_main: WorkerMain, load: Load | None
+        self,
+        configuration: Configuration,
+        worker_main: WorkerMain,
+        source: Source | None,
+        tenure: Tenure,
+        manager: ServiceManager,
     ) -> None:
         self.configuration = configuration
-        self._load = load
+        self._tenure = tenure
+        self._manager = manager
+        self._source = source
         self._config_id = 1
         self.draining = False
         self.slots: tuple[int, ...] = ()
@@ -113,17 +152,54 @@ class Supervisor:
         self._folder_trouble = ""
         self._cut = (0, 0)
         self._relief = ReliefBudget(time.monotonic())
+        self._all_ready = asyncio.Event()
+        self._reaper = Reaper(self._awaited) if os.getpid() == FIRST_PROCESS else None
+        self._reopening: LogReopening | None = None
 
     async def run(self) -> int:
-        self._signals = StopSignals(asyncio.get_running_loop(), self._on_hangup)
+        self._signals = StopSignals(
+            asyncio.get_running_loop(), lambda: self._reload.signalled(), self._on_reopen
+        )
         async with contextlib.AsyncExitStack() as cleanup:
-            run_dir = RunDir.take(self.configuration.name)
-            cleanup.callback(run_dir.release)
-            await self._start(run_dir, cleanup)
-            cleanup.push_async_callback(self.scaling.kill)
-            await self._serve()
-        log.info("stopped")
+            run_dir = await self._tenure.begin()
+            cleanup.callback(self._end_run_dir, run_dir)
+            cleanup.callback(self._tenure.close)
+            cleanup.callback(keep_log(run_dir.log))
+            try:
+                await self._start(run_dir, cleanup)
+                cleanup.callback(self._end_overrides)
+                await self._serve()
+            except BaseException as error:
+                self._tenure.failed(str(error) or type(error).__name__)
+                raise
+        if self._tenure.heir:
+            log.info("handed over to pid %d", self._tenure.heir)
+        else:
+            log.info("stopped")
         return 0
+
+    def _end_run_dir(self, run_dir: RunDir) -> None:
+        if self._tenure.in_charge:
+            run_dir.release()
+        else:
+            run_dir.leave()
+
+    def _end_overrides(self) -> None:
+        if self._tenure.in_charge:
+            self.overrides.forget()
+
+    def _end_pool(self) -> None:
+        """The end where nobody waits. Whoever is not in charge must cut nobody."""
+        if self._tenure.in_charge:
+            self._pool.close()
+        else:
+            self._pool.abandon()
+
+    async def _end_scaling(self) -> None:
+        if self._tenure.in_charge:
+            await self.scaling.kill()
+        elif not self._tenure.heir:
+            await self.scaling.leave()
 
     @property
     def workers(self) -> Sequence[Worker]:
@@ -135,7 +211,7 @@ class Supervisor:
         """Make all parts, in the order in which each needs the one before; none serves yet."""
         given = self.configuration
         self._run_dir = run_dir
-        left = await asyncio.to_thread(take_over, run_dir, given.listeners)
+        left = await self._tenure.inherit(run_dir, given.listeners)
         self._orphans = Orphans(run_dir, left.orphans, self._pids)
         cleanup.push_async_callback(self._orphans.close)
         count = given.workers or len(os.sched_getaffinity(0))
@@ -154,13 +230,17 @@ class Supervisor:
         self.columns.assign(listener_key(one) for one in self.configuration.listeners)
         self._publication = Publication(self._writer, self._snapshot, self._on_published)
         cleanup.callback(self._publication.end)
+        self.overrides = OperatorOverrides(run_dir.path)
         self.registry = TargetRegistry(
-            given.target_groups, used_groups(given), self._publication.changed
+            self.overrides.take(given.target_groups, resolve),
+            used_groups(given),
+            self._publication.changed,
+            override_of=self.overrides.of,
         )
         self._monitor = HealthMonitor(
             self.registry, self.counters, count, asyncio.get_running_loop()
         )
-        parts = Parts(
+        self._parts = Parts(
             self.registry,
             self._monitor,
             self._publication,
@@ -169,32 +249,113 @@ class Supervisor:
             count,
             lambda: self._orphans.living,
         )
-        self.scaling = Scaling(given, used_groups(given), run_dir, parts)
-        self.registry.told = self.scaling.told
+        self._commands: dict[str, Command] = {}
+        self.scaling = self._scale()
+        cleanup.push_async_callback(self._end_scaling)
+        self.registry.left = self.overrides.left
+        self.overrides.keep({key_of(one.group.name, one.target) for one in self.registry})
         self.registry.released = self.totals.retire
-        self.scaling.adopt()
         self.registry.seed(left.health)
         self._for_workers = with_holds(self.configuration)
-        self._reload = Reload(given, self._load, self._on_reloaded, self.scaling.not_in_force)
+        self._bindings = self._bound()
+
+        self._admin = Administration(run_dir.admin_socket)
+        cleanup.push_async_callback(self._admin.end)
+        if self._tenure.in_charge:
+            self._admin.apply(self._admin.prepare(given.admin))
 
         hooks = PoolHooks(self._on_ready, self._on_died, self._on_message)
         self._pool = WorkerPool(count, self._main, self._birth, hooks)
-        cleanup.callback(self._pool.close)
-        self.slots = assign_slots(slots, count, {}, ())
+        cleanup.callback(self._end_pool)
+        self.slots = assign_slots(slots, range(count), {}, ())
+        departures = Departures(self.scaling.targets)
+        cleanup.push_async_callback(departures.close)
+        self._live = Reconfiguration(
+            self.configuration,
+            self._sockets,
+            self._pool,
+            self._parts,
+            self.scaling,
+            departures,
+            self.overrides,
+            self.columns,
+            self._admin,
+            self._swap,
+            lambda: self.draining or self._tenure.passing_on or not self._tenure.in_charge,
+        )
+        self._reload = Reload(
+            given,
+            self._source,
+            self._live,
+            lambda: self.scaling.not_in_force(),
+            self._manager.while_reloading,
+        )
+        cleanup.push_async_callback(self._reload.close)
+        path = self._source.path if self._source is not None else None
+        self._watch = Watch(path, self._reload.and_tell)
+        cleanup.callback(self._watch.set, False)
+        self._reopening = LogReopening(
+            self.counters,
+            lambda: self._pool.running,
+            self._pool.broadcast,
+            lambda: self.configuration.access_log,
+        )
 
         status = Status(self, os.getpid())
+        self._control = ControlSocket(run_dir.control_socket, self._commands)
+        cleanup.push_async_callback(self._control.close)
+        own = Belongings(
+            run_dir,
+            self._sockets,
+            self._writer,
+            self.counters,
+            self.totals,
+            self.registry,
+            self.columns,
+            self._pool,
+            self._control,
+            self._leave_instances,
+            self._lead_instances_again,
+            self._signals.stop.is_set,
+        )
         commands: dict[str, Command] = {
             "status": lambda _: status.answer(),
             "reload": self._reload.answer,
-            **self.scaling.commands.by_name,
+            "reopen_logs": self._reopening.answer,
+            **self._tenure.settle(own, cleanup),
         }
-        self._control = ControlSocket(run_dir.control_socket, commands)
-        await self._control.start()
-        cleanup.push_async_callback(self._control.close)
-        self._admin = Administration(run_dir.admin_socket)
-        cleanup.push_async_callback(self._admin.end)
-        self._admin.apply(self._admin.prepare(given.admin))
-        self._commands = commands
+        self._commands |= self._tenure.guarded(commands)
+        if self._tenure.in_charge:
+            await self._control.start()
+
+    def _scale(self, before: Scaling | None = None) -> Scaling:
+        """The auto scaling groups, with the Instances that are there; they act from their start on."""
+        given = self.configuration
+        scaling = Scaling(given, used_groups(given), self._run_dir, self._parts, before)
+        self.registry.told = scaling.told
+        self._commands |= self._tenure.guarded(
+            {
+                **scaling.commands.by_name,
+                **TargetCommands(self._parts, self.overrides, scaling).by_name,
+            }
+        )
+        scaling.adopt()
+        return scaling
+
+    async def _leave_instances(self) -> None:
+        """Another supervisor leads them from now on, and writes their histories."""
+        self.registry.told = tell_nobody
+        await self.scaling.leave()
+
+    def _lead_instances_again(self) -> None:
+        """That supervisor has failed. It may have launched or lost some."""
+        health = {
+            (one.group, one.address): (one.state, one.epoch) for one in self.registry.entries()
+        }
+        self.scaling.deregister_all()
+        self.scaling = self._live.scaling = self._scale(self.scaling)
+        self.registry.seed(health)
+        self.scaling.start()
 
     def _birth(self, index: int, pipe: socket.socket) -> WorkerStart:
         return WorkerStart(
@@ -204,6 +365,9 @@ class Supervisor:
             counters=InheritedFd(self.counters.fd),
             pipe=pipe,
             run_dir=str(self._run_dir.path),
+            bindings=self._sockets.bindings,
+            log=str(self._run_dir.log),
+            log_format=self.configuration.log_format,
         )
 
     # --- life -------------------------------------------------------------------------------
@@ -219,10 +383,18 @@ class Supervisor:
             await self._publish_first()
             self._admin.start(self, self._commands)
             self._tick()
-            await self._signals.stop.wait()
+            self._watch.set(self.configuration.watch)
+            charge = asyncio.create_task(self._take_charge())
+            await self._until_end(charge)
             keeping.cancel()
+            if self._tenure.heir:
+                self._tenure.see_heir()
+                return
+            if not self._tenure.in_charge:
+                raise FastlbError("stopped before it had taken over: the other supervisor goes on")
             await self._stop()
         finally:
+            self._manager.end_watch()
             keeping.cancel()
             if self._ticking is not None:
                 self._ticking.cancel()
@@ -241,22 +413,62 @@ class Supervisor:
         known.cancel()
         self._publication.begin()
 
+    async def _take_charge(self) -> None:
+        """Once all workers are ready; the service manager is told then."""
+        await self._all_ready.wait()
+        was_in_charge = self._tenure.in_charge
+        for target_group in await self._tenure.take_charge():
+            self.scaling.wanted(target_group)
+        if not was_in_charge:
+            await self._admin.take_over(self.configuration.admin)
+        self._manager.watch(self._is_well)
+        self._end_orphans()
+
+    async def _until_end(self, charge: asyncio.Task[None]) -> None:
+        """Until the instance is to stop, or another supervisor has it. Raises what `charge` does."""
+        ends = [self._signals.stop, self._tenure.over]
+        waits = [asyncio.create_task(one.wait()) for one in ends]
+        try:
+            done, _ = await asyncio.wait({charge, *waits}, return_when=asyncio.FIRST_COMPLETED)
+            if charge in done:
+                charge.result()
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            elif self._tenure.asking:  # the answer decides whose the instance is to stop
+                await asyncio.wait({charge})
+                charge.result()
+            if not self._tenure.over.is_set():
+                await self._tenure.break_off()
+        finally:
+            for task in (charge, *waits):
+                task.cancel()
+            await asyncio.wait({charge, *waits})
+
+    def _is_well(self) -> bool:
+        """For the watchdog: this loop turns, and somebody serves."""
+        return self.draining or any(worker.index not in self.hung for worker in self._pool.running)
+
     def _tick(self) -> None:
         self._ticking = asyncio.get_running_loop().call_later(TICK, self._tick)
         hung = {worker.index for worker in self._pool.running if self._hangs(worker)}
         for index in hung ^ self.hung:
+            worker = self._pool.by_index(index)
             what = "does not answer: others accept from its slots" if index in hung else "is back"
-            log.warning("worker %d (pid %d) %s", index, self.workers[index].pid, what)
-        count = len(self.workers)
-        lent = any(holder != home_of(slot, count) for slot, holder in enumerate(self.slots))
+            if worker is not None:
+                log.warning("worker %d (pid %d) %s", index, worker.pid, what)
+        homes = self._homes()
+        lent = any(holder != home_of(slot, homes) for slot, holder in enumerate(self.slots))
         if lent or hung != self.hung:
             self.hung = hung
             self._assign()
 
     def _hangs(self, worker: Worker) -> bool:
-        """Whether a worker that has begun to beat stopped: deadlocked, or stopped by a signal."""
-        beat = self.counters.row(worker.index)[Head.BEAT_NS]
-        return bool(beat) and time.monotonic_ns() - beat > HUNG_NS
+        """Whether a worker does not beat (any more): deadlocked, or stopped by a signal."""
+        beat = max(self.counters.row(worker.index)[Head.BEAT_NS], int(worker.ready_at * 1e9))
+        return time.monotonic_ns() - beat > HUNG_NS
+
+    def _homes(self) -> list[int]:
+        """The workers to which the slots belong."""
+        return [worker.index for worker in self._pool.active]
 
     def _assign(self, *relief: Relief) -> bool:
         """Look anew at who accepts from which slot; whether that moved one."""
@@ -265,7 +477,8 @@ class Supervisor:
             for worker in self._pool.running
             if worker.index not in self.hung
         }
-        slots = assign_slots(len(self.slots), len(self.workers), connections, self.slots, relief)
+        homes = self._homes()
+        slots = assign_slots(self._sockets.slots, homes, connections, self.slots, relief)
         if slots == self.slots or self.draining:
             return False
         log.debug("slots %s pass to workers %s", self.slots, slots)
@@ -274,9 +487,29 @@ class Supervisor:
         return True
 
     def _snapshot(self) -> Snapshot:
-        entries = self.registry.entries()
-        columns = self.columns.items()
-        return Snapshot(self._for_workers, self._config_id, entries, self.slots, columns)
+        return Snapshot(
+            self._for_workers,
+            self._config_id,
+            self.registry.entries(),
+            self.slots,
+            self._bindings,
+            self._pool.rows,
+            self.columns.items(),
+        )
+
+    def _swap(self, configuration: Configuration) -> None:
+        """Have the next table say this configuration, and who accepts from which slot in it."""
+        self.configuration = configuration
+        self._for_workers = with_holds(configuration)
+        self._bindings = self._bound()
+        self._config_id += 1
+        self._assign()
+        self._publication.changed()
+        self._watch.set(configuration.watch)
+
+    def _bound(self) -> tuple[int, ...]:
+        keys = [listener_key(one) for one in self.configuration.listeners]
+        return tuple(self._sockets.bindings[key] for key in keys)
 
     def _on_published(self) -> None:
         self._pool.broadcast(TableChanged())
@@ -288,8 +521,10 @@ class Supervisor:
     def _on_died(self, worker: Worker, pid: int) -> None:
         self.hung.discard(worker.index)
         targets = (*self.registry.entries(), *self.registry.leaving())
-        columns = [column for _, column in self.columns.items()]
-        self.totals.absorb(worker.index, targets, columns)
+        listeners = [column for _, column in self.columns.items()]
+        self.totals.absorb(worker.index, targets, self.registry.columns, listeners)
+        if worker.retired:
+            self._publication.changed()  # the others need not look at its row any more
         self._run_dir.remove_worker_socket(pid)
         self._assign()
 
@@ -301,40 +536,24 @@ class Supervisor:
             if not moved:
                 self._relief.give_back()
         elif isinstance(message, Wanted):
+            self._tenure.wanted(message.group)
             self.scaling.wanted(message.group)
+        elif isinstance(message, Missing):
+            self._live.send_sockets(worker, message.key)
 
-    def _on_hangup(self) -> None:
-        """SIGHUP is `fastlb reload`, told in the log."""
-        try:
-            for line in self._reload.reload():
-                log.info("reload: %s", line)
-        except ValueError as error:
-            log.error("the configuration stays as it is: %s", error)
-
-    def _on_reloaded(self, configuration: Configuration) -> list[str]:
-        admin = self._admin.prepare(configuration.admin)
-        try:
-            changed = self.scaling.reload(configuration)
-        except FastlbError:
-            admin.close()
-            raise
-        changed += self._admin.apply(admin)
-        self.configuration = replace(
-            self.configuration,
-            auto_scaling_groups=configuration.auto_scaling_groups,
-            admin=configuration.admin,
-        )
-        for_workers = with_holds(self.configuration)
-        if for_workers != self._for_workers:
-            self._for_workers = for_workers
-            self._config_id += 1
-            self._publication.changed()
-        return changed
+    def _on_reopen(self) -> None:
+        if self._reopening is not None:
+            self._reopening.ask()
 
     def _end_orphans(self) -> None:
         """Once all of ours are ready: until then the orphans are who serves."""
         if self._pool.all_ready:
+            self._all_ready.set()
+        if self._pool.all_ready and self._tenure.in_charge:
             self._orphans.end(self.configuration.drain_timeout, self._writer.fd)
+
+    def _awaited(self) -> set[int]:
+        return self._pids() | UNREAPED
 
     def _pids(self) -> set[int]:
         return {worker.pid for worker in self._pool.workers if worker.pid}
@@ -350,21 +569,37 @@ class Supervisor:
                 if str(error) != self._folder_trouble:
                     self._folder_trouble = str(error)
                     log.error("the run-time folder cannot be made anew: %s", error)
+            if self._tenure.in_charge:
+                states = [one.state for one in self.registry]
+                running = len(self._pool.running)
+                self._manager.status(in_short(running, len(self.workers), states, self.draining))
+            if self._reaper is not None:
+                self._reaper.look()
+            if self._tenure.passing_on:
+                continue  # the workers that come up are no orphans
             await self._orphans.look_round()
             self._end_orphans()
+            if not self._orphans.living:
+                self._tenure.orphans_ended()
+            await self._live.look_round()
 
     async def _keep_folder(self) -> None:
         """A cleaner of /tmp or an `rm` may take the folder from under a running instance."""
-        if self._run_dir.intact and self._control.present:
+        if not self._tenure.in_charge or self._tenure.passing_on:
+            return
+        present = self._control.present and self._tenure.present
+        if self._run_dir.intact and present:
             if self._admin.keep():
                 log.warning("the admin socket in %s was removed: made anew", self._run_dir.path)
             return
         if not self._run_dir.intact:
             self._run_dir.renew()
             self.scaling.save_all()
-        await self._control.close()
-        self._run_dir.control_socket.unlink(missing_ok=True)
-        await self._control.start()
+            self.overrides.save()
+        if not self._control.present:
+            await self._control.close()
+            await self._control.start()
+        await self._tenure.renew()
         log.warning("files of the run-time folder %s were removed: made anew", self._run_dir.path)
 
     # --- end --------------------------------------------------------------------------------
@@ -372,6 +607,7 @@ class Supervisor:
     async def _stop(self) -> None:
         """Let the workers finish what they have, until the drain time-out or a second signal."""
         self.draining = True
+        self._manager.stopping()
         seconds = self.configuration.drain_timeout
         loop = asyncio.get_running_loop()
         self._sockets.close()
@@ -436,15 +672,3 @@ class Supervisor:
 def _said(held: tuple[int, int]) -> str:
     requests, connections = held
     return f"{count_of(requests, 'request')} on {count_of(connections, 'connection')}"
-
-
-def used_groups(configuration: Configuration) -> frozenset[str]:
-    """The target groups to which some listener forwards."""
-    actions = [
-        action
-        for listener in configuration.listeners
-        for action in (listener.default, *(rule.action for rule in listener.rules))
-    ]
-    return frozenset(
-        one.group for action in actions if isinstance(action, Forward) for one in action.groups
-    )

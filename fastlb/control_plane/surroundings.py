@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
+import stat
 
 from fastlb.errors import FastlbError
 
@@ -31,14 +33,23 @@ def raise_open_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
+def is_pipe(path: str) -> bool:
+    try:
+        return stat.S_ISFIFO(os.stat(path).st_mode)
+    except OSError:
+        return False
+
+
 def check_access_log(path: str) -> None:
     """Raise FastlbError where the workers could not append to the access log."""
     if path in ("off", "-"):
         return
-    # Non-blocking for a named pipe that nobody reads: the workers would wait for a reader.
+    # Non-blocking for a named pipe that nobody reads yet (ENXIO): its reader may come.
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
     try:
         os.close(os.open(path, flags, 0o640))
     except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno == errno.ENXIO and is_pipe(path):
+            return
         why = error.strerror if isinstance(error, OSError) else str(error)
         raise FastlbError(f"access_log: cannot open {path!r}: {why}") from error

@@ -1,8 +1,9 @@
-"""Taking over from a supervisor that died: its workers go on serving until ours are ready.
+"""Taking over from a supervisor that died, or hands over: its workers serve until ours are ready.
 
 The orphans hold all listening sockets. One of them hands over duplicates, so that old and new
 workers accept from the same queues; only when all of ours are ready are the orphans told to drain.
-Whoever calls `take_over` holds the instance's lock: no other supervisor can be alive.
+Whoever calls `take_over` holds the instance's lock: no other supervisor can be alive. One that lives
+gives the sockets itself (`take_over_from_living`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field
 
 from fastlb.control_plane.listen_sockets import listens_at
 from fastlb.control_plane.orphans import ANSWER_WITHIN, Orphan, find_orphans
+from fastlb.control_plane.predecessor import Estate
 from fastlb.control_plane.run_dir import RunDir
 from fastlb.control_plane.wording import count_of
 from fastlb.model.listener import Listener
@@ -70,6 +72,25 @@ def take_over(run_dir: RunDir, listeners: Sequence[Listener]) -> Inheritance:
     return found
 
 
+def take_over_from_living(
+    run_dir: RunDir, estate: Estate, listeners: Sequence[Listener]
+) -> Inheritance:
+    """What the old supervisor gave, and its workers, which go on until ours are ready."""
+    found = Inheritance(find_orphans(run_dir))
+    try:
+        found.health = _health(estate.given)
+    except ValueError as error:
+        log.warning("health states begin anew: %s", error)
+    found.sockets = _usable(estate.given, listeners)
+    log.warning(
+        "taking over from pid %d: %s, sockets of %s",
+        estate.given.pid,
+        count_of(len(found.orphans), "worker"),
+        ", ".join(found.sockets) or "no configured listener",
+    )
+    return found
+
+
 def _ask(orphan: Orphan) -> Handover:
     deadline = time.monotonic() + ANSWER_WITHIN
     while True:
@@ -83,6 +104,8 @@ def _ask(orphan: Orphan) -> Handover:
 
 def _health(given: Handover) -> dict[tuple[str, str], tuple[str, int]]:
     try:
+        if not given.known:
+            raise ValueError("the workers are of a release whose table means something else")
         snapshot = handover.last_snapshot(given.table)
     finally:
         os.close(given.table)

@@ -11,19 +11,25 @@ import ipaddress
 import logging
 import socket
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from fractions import Fraction
 
 from fastlb.errors import FastlbError
 from fastlb.model.address import Address
 from fastlb.model.target_group import Target, TargetGroup, TargetState
 from fastlb.model.target_health import Observation, TargetHealth, Transition
+from fastlb.model.target_override import NOTHING, Override
 from fastlb.target_table.counters import TARGETS, Counters
 from fastlb.target_table.layout import TargetEntry
 
 log = logging.getLogger("fastlb.health")
 
+Resolved = Mapping[Address, Sequence[Address]]
+"""What the targets' host names were found to be, the first choice first."""
 SHARE_STEPS = 16
 """Weights are whole numbers: a share of one is told to a sixteenth."""
+PERCENT_STEPS = 100
+"""The same of percent of a weight."""
 
 
 class RegisteredTarget:
@@ -37,6 +43,7 @@ class RegisteredTarget:
         "group",
         "health",
         "index",
+        "override",
         "scale",
         "share",
         "target",
@@ -51,6 +58,7 @@ class RegisteredTarget:
         address: Address,
         health: TargetHealth,
         used: bool,
+        override: Override = NOTHING,
     ) -> None:
         self.index = index
         self.group = group
@@ -58,7 +66,10 @@ class RegisteredTarget:
         self.address = address
         self.health = health
         self.used = used
+        self.override = override
+        """What an operator said of it, on top of `target`, which is what is configured."""
         self.draining = False
+        """Whether it leaves for good; one that an operator has drained may come back."""
         self.share = 1.0
         """Of what its weight would give it: less in a slow start."""
         self.scale = 1
@@ -71,12 +82,29 @@ class RegisteredTarget:
     def state(self) -> TargetState:
         if self.draining:
             return "draining"
-        return self.health.state if self.used else "unused"
+        if not self.used:
+            return "unused"
+        out = self.override.out
+        if out is not None:
+            return "draining" if out.mode == "drained" else "disabled"
+        return self.health.state
+
+    @property
+    def watched(self) -> bool:
+        """Whether its health is looked after: also while it is drained, so that it can come back."""
+        out = self.override.out
+        return self.used and not self.draining and (out is None or out.mode == "drained")
 
     @property
     def active(self) -> bool:
         """Whether it may get new requests at all, if only by failing open."""
-        return self.used and not self.draining
+        return self.watched and self.override.out is None and bool(self.weight)
+
+    @property
+    def weight(self) -> int | Fraction:
+        """As configured, or as an operator says."""
+        override, configured = self.override.weight, self.target.weight
+        return configured if override is None else override.of(configured)
 
     @property
     def eligible(self) -> bool:
@@ -93,15 +121,16 @@ class RegisteredTarget:
                 self._weight(),
                 self.target.backup,
                 self.state,
-                # Of one that leaves since it is unhealthy, `draining` alone would not tell those who
-                # wait on it that they had better go elsewhere.
-                self.health.suspect or (self.draining and self.health.state == "unhealthy"),
+                # Of one that is unhealthy, `draining` alone would not tell those who wait on it that
+                # they had better go elsewhere.
+                self.health.suspect
+                or (self.state == "draining" and self.health.state == "unhealthy"),
                 self.health.epoch,
             )
         return self._entry
 
     def _weight(self) -> int:
-        whole = self.target.weight * self.scale
+        whole = self.weight * self.scale
         return max(round(whole * self.share), 1) if whole else 0
 
     def touch(self) -> None:
@@ -114,7 +143,16 @@ class RegisteredTarget:
             return "finishing the requests that it has"
         if not self.used:
             return f"no listener forwards to group {self.group.name}"
+        if self.state == "disabled":
+            return "not checked"
+        if self.override.out is not None:
+            return f"{self.health.state}: {self.health.describe(now)}"
         return self.health.describe(now)
+
+    @property
+    def log_fields(self) -> dict[str, str]:
+        """Who a log record with it as an argument is about."""
+        return {"target": str(self.address), "group": self.group.name}
 
     def __str__(self) -> str:
         return f"target {self.address} of group {self.group.name}"
@@ -124,12 +162,20 @@ def _nobody_asks() -> None:
     pass
 
 
-def _tell_nobody(kind: str, subject: str, what: str, cause: str) -> None:
+def tell_nobody(kind: str, subject: str, what: str, cause: str) -> None:
     pass
 
 
+def _says_nothing(group: str, target: Target) -> Override:
+    return NOTHING
+
+
 class TargetRegistry:
-    """All registered targets. Raises FastlbError for a target whose name cannot be resolved."""
+    """All registered targets. Raises FastlbError for a target whose name cannot be resolved.
+
+    What an operator said of a target is a layer of its own: `override_of` is asked whenever one is
+    registered, and what is configured can change under it.
+    """
 
     def __init__(
         self,
@@ -137,27 +183,34 @@ class TargetRegistry:
         used_groups: Collection[str],
         changed: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
+        override_of: Callable[[str, Target], Override] = _says_nothing,
     ) -> None:
         self._groups = {group.name: group for group in groups}
         self._used_groups = frozenset(used_groups)
         self._changed = changed
         self._clock = clock
+        self._override_of = override_of
         self._targets: dict[int, RegisteredTarget] = {}
         self._members: dict[str, dict[int, RegisteredTarget]] = {name: {} for name in self._groups}
         self._at: dict[tuple[str, Address], RegisteredTarget] = {}
         self._unreleased: dict[int, TargetEntry] = {}
         self._released: list[int] = []
         self._eligible = dict.fromkeys(self._groups, 0)
+        self._configured: dict[tuple[str, Address], RegisteredTarget] = {}
+        """What stands in the configuration, by group and address as written there."""
         self._failing_open: set[str] = set()
         self.membership = 0
         """Grows whenever a target comes, drains or goes."""
-        self.told: Callable[[str, str, str, str], None] = _tell_nobody
+        self.told: Callable[[str, str, str, str], None] = tell_nobody
         """Told of each decision: its kind, whom it is about, what, and why."""
+        self.left: Callable[[str, Target], None] = lambda group, target: None
+        """Told of each target that is registered no more, and at once not anew."""
         self.released: Callable[[TargetEntry], None] = lambda entry: None
         """Told of each target whose column of the counters is about to be zeroed."""
         for group in self._groups.values():
             for target in group.targets:
-                self._add(group, target)
+                self._configured[group.name, target.address] = self._add(group, target)
+            self._rescale(group.name)
 
     def __iter__(self) -> Iterator[RegisteredTarget]:
         return iter(self._targets.values())
@@ -165,8 +218,17 @@ class TargetRegistry:
     def __len__(self) -> int:
         return len(self._targets)
 
+    @property
+    def columns(self) -> int:
+        """The columns of the counters that may be in use, those of deregistered targets included."""
+        return len(self._targets) + len(self._unreleased) + len(self._released)
+
     def by_index(self, index: int) -> RegisteredTarget | None:
         return self._targets.get(index)
+
+    def members(self, group: str) -> list[RegisteredTarget]:
+        """The targets of a group, those included that leave."""
+        return list(self._members.get(group, {}).values())
 
     def entries(self) -> tuple[TargetEntry, ...]:
         """What the table says of the targets."""
@@ -184,9 +246,12 @@ class TargetRegistry:
         """Whether the workers use all targets of this group, since none is eligible."""
         return not self._eligible[group] and any(t.active for t in self._members[group].values())
 
-    def register(self, group: str, target: Target) -> RegisteredTarget:
-        """Add a target; it gets requests after its first passed check."""
-        added = self._add(self._groups[group], target)
+    def register(
+        self, group: str, target: Target, resolved: Address | None = None
+    ) -> RegisteredTarget:
+        """Add a target; it gets requests after its first passed check. `resolved` is its address where
+        a name was looked up already."""
+        added = self._add(self._groups[group], target, resolved)
         self._rescale(group)
         log.info("%s registered", added)
         self.told("routing", str(added.address), "registered", f"in group {group}")
@@ -205,13 +270,46 @@ class TargetRegistry:
         """All weights of a group in sixteenths while one of its targets has less than its share."""
         members = self._members[group].values()
         scale = SHARE_STEPS if any(one.share < 1 for one in members) else 1
+        if any(one.weight.denominator > 1 for one in members):
+            scale = PERCENT_STEPS
         for one in members:
             if one.scale != scale:
                 one.scale = scale
                 one.touch()
 
+    def say(self, index: int, override: Override, what: str, cause: str) -> None:
+        """An operator says this of the target from now on; `what` changed by it, and why."""
+        target = self._targets[index]
+        eligible = target.eligible
+        self._override(target, override)
+        log.info("%s: %s: %s", target, what, cause)
+        self.told("routing", str(target.address), what, cause)
+        self._note_fail_open(target.group.name, was_eligible=eligible)
+        self._changed()
+
+    def ask_anew(self) -> None:
+        """What is said of targets may have changed with what is configured."""
+        for target in self._targets.values():
+            override = self._override_of(target.group.name, target.target)
+            if not target.draining and override != target.override:
+                self._override(target, override)
+        self._changed()
+
+    def _override(self, target: RegisteredTarget, override: Override) -> None:
+        eligible, was_watched = target.eligible, target.watched
+        target.override = override
+        if target.watched and not was_watched:
+            # Nobody knows what became of it meanwhile; the epoch goes on for the workers' sake.
+            epoch = target.health.epoch
+            target.health = TargetHealth.new(target.group.health_check, self._clock())
+            target.health.epoch = epoch + 1
+        target.touch()
+        self._rescale(target.group.name)
+        self._eligible[target.group.name] += target.eligible - eligible
+        self.membership += 1
+
     def drain(self, index: int) -> None:
-        """Send no new requests to the target; those that it has go on."""
+        """Let the target leave: no new requests; those that it has go on."""
         target = self._targets[index]
         if target.draining:
             return
@@ -224,11 +322,12 @@ class TargetRegistry:
     def deregister(self, index: int) -> None:
         """Take the target out of the table. Its index is not given away before `release`."""
         target = self._targets[index]
-        if target.active:
+        if not target.draining:
             self._set_draining(target)
         del self._targets[index], self._members[target.group.name][index]
         if self._at.get((target.group.name, target.address)) is target:
             del self._at[target.group.name, target.address]
+            self.left(target.group.name, target.target)
         self._unreleased[index] = target.entry
         self.membership += 1
         self._rescale(target.group.name)
@@ -242,6 +341,99 @@ class TargetRegistry:
         self.released(self._unreleased.pop(index))
         counters.clear_target(index, rows)
         heapq.heappush(self._released, index)
+
+    def check(self, groups: Iterable[TargetGroup], resolved: Resolved) -> None:
+        """Raise FastlbError where `reconfigure` could not register all targets of `groups`."""
+        new = 0
+        for group in groups:
+            seen: dict[Address, Target] = {}
+            for target in group.targets:
+                known = self._stays(group.name, target, resolved)
+                address = known.address if known is not None else _first(target, resolved)
+                if address in seen:
+                    raise FastlbError(
+                        f"target_groups.{group.name}.targets: {target.address} is "
+                        f"{seen[address].address} already: both are at {address}"
+                    )
+                seen[address] = target
+                at = self._at.get((group.name, address))
+                new += known is None and (at is None or at.draining)
+        if len(self._targets) + len(self._unreleased) + new > TARGETS:
+            raise FastlbError(
+                f"target_groups: no room for {new} more targets: at most {TARGETS} at once, those "
+                "included that still drain"
+            )
+
+    def reconfigure(
+        self, groups: Iterable[TargetGroup], used_groups: Collection[str], resolved: Resolved
+    ) -> list[RegisteredTarget]:
+        """Take over groups and their targets as they are configured now, after `check`.
+
+        Those that stay keep index, health and counters. Returns those that are configured no more:
+        they are still registered, and somebody is to take them out. What was registered by others
+        (Instances, an operator's targets) is left alone; what an operator said of a configured
+        target, its weight or that it drains, belongs on top of this, after each call: only what
+        changed in the configuration is written to a target here.
+        """
+        now = self._clock()
+        named = {group.name: group for group in groups}
+        for name in self._groups.keys() - named.keys():
+            if not self._members[name]:
+                del self._groups[name], self._members[name], self._eligible[name]
+                self._failing_open.discard(name)
+        self._groups |= named
+        self._used_groups = frozenset(used_groups)
+        for name, group in named.items():
+            for member in self._members.setdefault(name, {}).values():
+                _renew(member, group, name in self._used_groups, now)
+        before, self._configured = self._configured, {}
+        for name, group in named.items():
+            for target in group.targets:
+                known = self._stays(name, target, resolved, before)
+                if known is None:
+                    known = self._take_up(group, target, _first(target, resolved))
+                elif known.target != target:
+                    known.target = target
+                    known.touch()
+                self._configured[name, target.address] = known
+        for name, members in self._members.items():
+            self._eligible[name] = sum(member.eligible for member in members.values())
+            self._rescale(name)
+        self.membership += 1
+        self._changed()
+        kept = {known.index for known in self._configured.values()}
+        return [
+            known
+            for known in before.values()
+            if known.index not in kept and self._targets.get(known.index) is known
+        ]
+
+    def _stays(
+        self,
+        group: str,
+        target: Target,
+        resolved: Resolved,
+        configured: Mapping[tuple[str, Address], RegisteredTarget] | None = None,
+    ) -> RegisteredTarget | None:
+        """The registration of a target that was configured before; none where its name is that of
+        another address by now."""
+        before = self._configured if configured is None else configured
+        known = before.get((group, target.address))
+        if known is None or known.address not in resolved.get(target.address, (known.address,)):
+            return None
+        return known
+
+    def _take_up(self, group: TargetGroup, target: Target, address: Address) -> RegisteredTarget:
+        """Register a target, or go on with one that is there under another name."""
+        at = self._at.get((group.name, address))
+        if at is not None and not at.draining:
+            at.target = target
+            at.touch()
+            return at
+        added = self._add(group, target, address)
+        log.info("%s registered", added)
+        self.told("routing", str(address), "registered", f"in group {group.name}")
+        return added
 
     def seed(self, known: Mapping[tuple[str, str], tuple[str, int]]) -> None:
         """Take over the (state, epoch) of what another supervisor watched, by (group, address)."""
@@ -259,7 +451,7 @@ class TargetRegistry:
 
     def observe(self, target: RegisteredTarget, seen: Observation) -> Transition | None:
         """Take in what was seen of a target; a Transition is logged and reported."""
-        if not target.active:
+        if not target.watched:
             return None
         eligible = target.eligible
         transition = target.health.observe(seen, self._clock())
@@ -277,8 +469,11 @@ class TargetRegistry:
         target.changed()
         return transition
 
-    def _add(self, group: TargetGroup, target: Target) -> RegisteredTarget:
-        address = resolve(target.address, group.name)
+    def _add(
+        self, group: TargetGroup, target: Target, resolved: Address | None = None
+    ) -> RegisteredTarget:
+        """`resolved` is where its name was found to be."""
+        address = resolved or resolve(target.address, group.name)
         known = self._at.get((group.name, address))
         if known is not None and not known.draining:
             raise FastlbError(f"target {address} is registered twice in group {group.name}")
@@ -293,10 +488,11 @@ class TargetRegistry:
             )
         health = TargetHealth.new(group.health_check, self._clock())
         used = group.name in self._used_groups
-        added = RegisteredTarget(index, group, target, address, health, used)
+        override = self._override_of(group.name, target)
+        added = RegisteredTarget(index, group, target, address, health, used, override)
         self._targets[index] = self._members[group.name][index] = added
         self._at[group.name, address] = added
-        self._eligible[group.name] += added.eligible
+        self._eligible[group.name] = self._eligible.get(group.name, 0) + added.eligible
         self.membership += 1
         return added
 
@@ -329,6 +525,21 @@ class TargetRegistry:
             self.told("routing", group, "failing open", f"{who} {are} unhealthy")
 
 
+def _renew(target: RegisteredTarget, group: TargetGroup, used: bool, now: float) -> None:
+    """Its group is configured anew."""
+    check = group.health_check
+    target.group = group
+    if used and not target.used:
+        # Nobody has looked at it meanwhile. Evidence of before is older than what comes.
+        epoch = target.health.epoch
+        target.health = TargetHealth.new(check, now)
+        target.health.epoch = epoch + 1
+    elif target.health.check != check:
+        target.health.renew(check, now)
+    target.used = used
+    target.touch()
+
+
 def _said(transition: Transition) -> str:
     return ": ".join(_states_and_reason(transition))
 
@@ -342,8 +553,13 @@ def _states_and_reason(transition: Transition) -> tuple[str, str]:
 
 def resolve(address: Address, group: str) -> Address:
     """The address with an IP literal in the place of a host name, which is looked up now."""
+    return resolve_all(address, group)[0]
+
+
+def resolve_all(address: Address, group: str) -> list[Address]:
+    """All addresses of a host name, the first choice first. May take long: DNS. Raises FastlbError."""
     if address.is_unix or _is_literal(address.host):
-        return address
+        return [address]
     try:
         found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
     except OSError as error:
@@ -354,7 +570,13 @@ def resolve(address: Address, group: str) -> Address:
     # An app on "localhost" mostly listens on 127.0.0.1 alone, while the resolver names ::1 first.
     if address.host == "localhost":
         found.sort(key=lambda one: one[0] != socket.AF_INET)
-    return Address(host=str(found[0][4][0]), port=address.port)
+    return [Address(host=str(one[4][0]), port=address.port) for one in found]
+
+
+def _first(target: Target, resolved: Resolved) -> Address:
+    """Where a target is, from the names that were looked up before."""
+    found = resolved.get(target.address)
+    return found[0] if found else target.address
 
 
 def _is_literal(host: str) -> bool:

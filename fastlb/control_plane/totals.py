@@ -7,7 +7,8 @@ before. What a worker holds at the moment (connections, in flight) dies with it.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field, replace
+from typing import Any, Protocol
 
 from fastlb.target_table.counters import (
     BLOCK,
@@ -72,9 +73,19 @@ class TargetFigures:
         self.histogram = [a + b for a, b in zip(self.histogram, other.histogram, strict=True)]
 
 
+class Before(Protocol):
+    """What another supervisor's workers did: in all, for each target and group, for each listener."""
+
+    def head(self, cell: Worker) -> int: ...
+    def target(self, group: str, address: str) -> TargetFigures | None: ...
+    def gone(self, group: str) -> TargetFigures | None: ...
+    def listener(self, key: str) -> list[int] | None: ...
+    def forget(self, group: str, address: str) -> None: ...
+
+
 class Totals:
-    """Sums over the living workers' rows and what the dead ones left. `rows` of the counters are in
-    use; they grow with the workers."""
+    """Sums over the living workers' rows and what the dead ones left; `before` is added, where another
+    supervisor passed the instance on. `rows` of the counters are in use; they grow with the workers."""
 
     def __init__(self, counters: Counters, rows: int) -> None:
         self._counters = counters
@@ -82,16 +93,36 @@ class Totals:
         self._heads: dict[int, dict[Worker, int]] = {}
         """By row."""
         self._targets: dict[Key, TargetFigures] = {}
+        self.before: Before | None = None
         self._listeners: dict[int, list[int]] = {}
         """By column, in the order of ListenerCell."""
         self._gone: dict[str, TargetFigures] = {}
         """By group, of the targets that are registered no more."""
 
+    def left_by_dead(self, listeners: Iterable[tuple[str, int]]) -> dict[str, Any]:
+        """What no row shows, for a supervisor that gets the rows: plain values for `InheritedTotals`.
+        `listeners` are keys and columns."""
+        return {
+            "heads": {cell.name: self._dead_head(cell) for cell in GROWING},
+            "targets": [(*key, *astuple(one)) for key, one in self._targets.items()],
+            "gone": [(group, *astuple(one)) for group, one in self._gone.items()],
+            "listeners": {
+                key: self._listeners[column]
+                for key, column in listeners
+                if column in self._listeners
+            },
+        }
+
     def absorb(
-        self, index: int, targets: Iterable[TargetEntry], listeners: Iterable[int] = ()
+        self,
+        index: int,
+        targets: Iterable[TargetEntry],
+        columns: int = 0,
+        listeners: Iterable[int] = (),
     ) -> None:
         """Remember the row of a dead worker, and zero it. `targets` are all that have a column, those
-        that are deregistered and not yet given away among them; `listeners` are theirs."""
+        that are deregistered and not yet given away among them, and `columns` the least number of
+        columns to zero; `listeners` are theirs."""
         row = self._counters.row(index)
         heads = self._heads.setdefault(index, dict.fromkeys(GROWING, 0))
         for cell in GROWING:
@@ -101,7 +132,6 @@ class Totals:
             at = listener_block(column)
             for one in GROWING_OF_LISTENERS:
                 known_cells[one] += row[at + one]
-        columns = 0
         kept: dict[Key, TargetFigures] = {}
         for target in targets:
             at = block(target.index)
@@ -119,8 +149,12 @@ class Totals:
 
     def head(self, cell: Worker) -> int:
         """A head cell summed: over all workers ever where it only grows, else over the living."""
-        dead = sum(heads.get(cell, 0) for heads in self._heads.values())
-        return dead + sum(self._counters.row(index)[cell] for index in range(self.rows))
+        before = self.before.head(cell) if self.before is not None and cell in GROWING else 0
+        living = sum(self._counters.row(index)[cell] for index in range(self.rows))
+        return before + self._dead_head(cell) + living
+
+    def _dead_head(self, cell: Worker) -> int:
+        return sum(heads.get(cell, 0) for heads in self._heads.values())
 
     def worker(self, index: int, cell: Worker) -> int:
         """The same of one row alone, of all workers that had it."""
@@ -138,7 +172,7 @@ class Totals:
         )
 
     def target(self, target: TargetEntry) -> TargetFigures:
-        dead = self._targets.get(key_of(target)) or TargetFigures()
+        dead = self.dead(target) or TargetFigures()
         alive = self._counters.target(target.index, self.rows)
         more = self._counters.target_more(target.index, self.rows)
         histogram = self._counters.histogram(target.index, self.rows)
@@ -155,21 +189,40 @@ class Totals:
         )
 
     def dead(self, target: TargetEntry) -> TargetFigures | None:
-        """What it did for workers that are dead; None where it did nothing."""
-        return self._targets.get(key_of(target))
+        """What it did for workers that are dead, or another supervisor's; None where it did nothing."""
+        known = self._targets.get(key_of(target))
+        before = (
+            self.before.target(target.group, target.address) if self.before is not None else None
+        )
+        if known is None or before is None:
+            return known or before
+        before = replace(before)  # its histogram is made anew by each `add`
+        before.add(known)
+        return before
 
     def retire(self, target: TargetEntry) -> None:
         """Its column is given away: what it did stays its group's."""
         self._gone.setdefault(target.group, TargetFigures()).add(self.target(target))
         self._targets.pop(key_of(target), None)
+        if self.before is not None:
+            self.before.forget(target.group, target.address)
 
     def gone(self, group: str) -> TargetFigures | None:
         """What the group's targets did that are registered no more; None where there was none."""
-        return self._gone.get(group)
+        known = self._gone.get(group)
+        before = self.before.gone(group) if self.before is not None else None
+        if known is None or before is None:
+            return known or before
+        before = replace(before)
+        before.add(known)
+        return before
 
-    def listener(self, column: int) -> list[int]:
+    def listener(self, key: str, column: int) -> list[int]:
         """In the order of ListenerCell: over all workers ever, CONNECTIONS over the living."""
         sums = list(self._listeners.get(column, (0,) * LISTENER_CELLS))
+        before = self.before.listener(key) if self.before is not None else None
+        if before is not None:
+            sums = [a + b for a, b in zip(sums, before, strict=True)]
         at = listener_block(column)
         for index in range(self.rows):
             cells = self._counters.row(index)[at : at + LISTENER_CELLS].tolist()

@@ -13,16 +13,17 @@ import multiprocessing.connection  # else imported at the first death, when file
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
-from multiprocessing.process import BaseProcess
+from multiprocessing.process import BaseProcess, _children  # type: ignore[attr-defined]
 from typing import Literal
 
 from fastlb.control_plane.restart_delay import RestartDelay
 from fastlb.control_plane.stop_signals import FOR_THE_SUPERVISOR
 from fastlb.target_table import pipe
-from fastlb.target_table.pipe import Drain, Message, Ready, WorkerStart
+from fastlb.target_table.counters import ROWS
+from fastlb.target_table.pipe import Drain, Message, Ready, Retire, WorkerStart
 
 log = logging.getLogger("fastlb.workers")
 
@@ -31,6 +32,8 @@ State = Literal["starting", "running", "draining", "ended", "dead"]
 """`ended` as it was asked to; `dead` otherwise, and before the first start."""
 
 READY_WITHIN = 10.0
+RETIRE_GRACE = 1.0
+"""Over its time, before a retired worker that is still there is killed."""
 REAP_WITHIN = 5.0
 """A process that has closed its descriptors is a zombie within microseconds."""
 
@@ -44,13 +47,18 @@ class Worker:
     pid: int = 0
     restarts: int = 0
     started: float = 0.0
+    ready_at: float = 0.0
+    """When it said that it accepts, in seconds of the monotonic clock."""
     process: BaseProcess | None = None
     pipe: socket.socket | None = None
     delay: RestartDelay = field(default_factory=RestartDelay)
     timer: asyncio.TimerHandle | None = None
-    """The next start, while dead; the look whether it is ready, while starting."""
+    """The next start, while dead; the look whether it is ready, while starting; the end, while it
+    drains since it is retired."""
     killed: bool = False
     """By us: its end is no news."""
+    retired: bool = False
+    """Fewer are wanted: it is not replaced, and forgotten once it has ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +74,7 @@ class PoolHooks:
 class WorkerPool:
     """`count` workers, replaced as they die until `drain` or `kill`.
 
+    `workers` are in the order of their indexes, those that are retired and not yet gone included.
     `birth` makes what a worker is born with, from its index and its end of the pipe.
     """
 
@@ -76,7 +85,7 @@ class WorkerPool:
         birth: Callable[[int, socket.socket], WorkerStart],
         hooks: PoolHooks,
     ) -> None:
-        self.workers = tuple(Worker(index) for index in range(count))
+        self.workers: tuple[Worker, ...] = tuple(Worker(index) for index in range(count))
         self._main = worker_main
         self._birth = birth
         self._hooks = hooks
@@ -93,8 +102,21 @@ class WorkerPool:
         return [worker for worker in self.workers if worker.state == "running"]
 
     @property
+    def active(self) -> list[Worker]:
+        """Those that there should be, dead or alive."""
+        return [worker for worker in self.workers if not worker.retired]
+
+    @property
     def all_ready(self) -> bool:
-        return all(worker.state == "running" for worker in self.workers)
+        return all(worker.state == "running" for worker in self.active)
+
+    @property
+    def rows(self) -> int:
+        """The rows of the counters that are in use: the highest index and one."""
+        return max(worker.index for worker in self.workers) + 1
+
+    def by_index(self, index: int) -> Worker | None:
+        return next((worker for worker in self.workers if worker.index == index), None)
 
     def start(self) -> None:
         # Before SIGINT is blocked for the spawn: starting the tracker unblocks it. It ignores
@@ -107,10 +129,62 @@ class WorkerPool:
         for worker in self.workers:
             self._spawn(worker)
 
-    def broadcast(self, message: Message) -> None:
+    def broadcast(self, message: Message, fds: Sequence[int] = ()) -> None:
         for worker in self.workers:
+            self.tell(worker, message, fds)
+
+    def tell(self, worker: Worker, message: Message, fds: Sequence[int] = ()) -> None:
+        if worker.pipe is not None:
+            pipe.send(worker.pipe, message, fds)
+
+    def room_for(self, count: int) -> bool:
+        """Whether each of `count` workers can have a row, beside those of retired ones that drain."""
+        return count + sum(worker.retired for worker in self.workers) <= ROWS
+
+    def grow(self, count: int) -> None:
+        """Start what is missing to `count`, each with the least index that nobody has."""
+        for _ in range(count - len(self.active)):
+            taken = {worker.index for worker in self.workers}
+            worker = Worker(min(set(range(ROWS)) - taken))
+            self.workers = tuple(sorted((*self.workers, worker), key=lambda one: one.index))
+            self._spawn(worker)
+
+    def surplus(self, count: int) -> list[Worker]:
+        """Those over `count`, marked as retired: they serve until `retire`."""
+        over = self.active[count:]
+        for worker in over:
+            worker.retired = True
             if worker.pipe is not None:
-                pipe.send(worker.pipe, message)
+                self._read(worker)  # a Ready that waits there decides what follows
+            if worker.state == "running":
+                worker.state = "draining"
+        return over
+
+    def retire(self, worker: Worker, seconds: float) -> None:
+        """One of the surplus ends: others have its slots by now, and it finishes what it has."""
+        _cancel(worker)
+        if worker.process is None:
+            self._forget(worker)
+        elif worker.state == "draining":
+            log.info("worker %d (pid %d) is retired and drains", worker.index, worker.pid)
+            self.tell(worker, Retire(seconds))
+            loop = asyncio.get_running_loop()
+            worker.timer = loop.call_later(seconds + RETIRE_GRACE, self._outstays, worker)
+        else:
+            worker.killed = True
+            worker.process.kill()  # it accepted nothing yet
+
+    def _outstays(self, worker: Worker) -> None:
+        worker.timer = None
+        if worker.process is not None:
+            log.error(
+                "retired worker %d (pid %d) outstays its drain: killed", worker.index, worker.pid
+            )
+            worker.killed = True
+            worker.process.kill()
+
+    def _forget(self, worker: Worker) -> None:
+        self.workers = tuple(one for one in self.workers if one is not worker)
 
     async def drain(self, seconds: float, deadline: float) -> bool:
         """Replace nobody any more, have all end; whether all had before the loop's `deadline`."""
@@ -159,6 +233,22 @@ class WorkerPool:
             if worker.pipe is not None:
                 loop.remove_reader(worker.pipe.fileno())
                 worker.pipe.close()
+
+    def abandon(self) -> None:
+        """Let all workers go on without us: the closed pipes tell them that they have no supervisor. No
+        hook is called any more."""
+        self._stopping = True
+        loop = asyncio.get_running_loop()
+        for worker in self.workers:
+            _cancel(worker)
+            if worker.process is not None:
+                loop.remove_reader(worker.process.sentinel)
+                # Or the end of this process would wait for theirs: multiprocessing joins them.
+                _children.discard(worker.process)
+            if worker.pipe is not None:
+                loop.remove_reader(worker.pipe.fileno())
+                worker.pipe.close()
+                worker.pipe = None
 
     def _spawn(self, worker: Worker) -> None:
         worker.timer = None
@@ -225,7 +315,8 @@ class WorkerPool:
             return
         _cancel(worker)
         worker.state = "running"
-        took = time.monotonic() - worker.started
+        worker.ready_at = time.monotonic()
+        took = worker.ready_at - worker.started
         log.info("worker %d (pid %d) is ready after %.2f s", worker.index, worker.pid, took)
         self._hooks.ready(worker)
 
@@ -253,9 +344,11 @@ class WorkerPool:
             try:
                 self._hooks.died(worker, pid)
             finally:
+                if worker.retired:
+                    self._forget(worker)
                 if self._stopping:
                     self._note_gone()
-                else:
+                elif not worker.retired:
                     self._later(worker)
 
     def _reap(self, worker: Worker, process: BaseProcess) -> int | None:

@@ -15,6 +15,7 @@ import socket
 from collections.abc import Callable, Iterable
 
 from fastlb.data_plane.listen_filter import let_nobody_in
+from fastlb.data_plane.reactor import READABLE
 from fastlb.data_plane.worker_state import WorkerState
 from fastlb.target_table.counters import ROW, Worker
 
@@ -165,14 +166,36 @@ class Acceptor:
                 pass
         self._socket.close()
 
+    def let_nobody_in(self) -> None:
+        """The Listener is no more. Whose handshake is under way still comes to the queue."""
+        self.leave()
+        let_nobody_in(self._socket)
+
+    def close_down(self, limit: int) -> None:
+        """After `let_nobody_in`: take what is in the queue, and end the socket for all its duplicates,
+        that of a worker which hangs included. Each worker does this to every slot's: whoever comes
+        first takes what there is. `limit` is max_connections."""
+        self.leave()
+        self._limit = limit
+        try:
+            while self._accept_one(self._crowd.counts()[0], float("inf")):
+                pass
+            self._socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # another worker has ended it
+        if self._resume is not None:
+            self._resume.cancel()
+            self._resume = None
+        self._socket.close()
+
     def _listen(self) -> None:
         self._listening = True
-        self._state.loop.add_reader(self._fd, self._on_readable)
+        self._state.reactor.watch(self._fd, self, READABLE)
 
     def _pause(self) -> None:
         if self._listening:
             self._listening = False
-            self._state.loop.remove_reader(self._fd)
+            self._state.reactor.forget(self._fd)
 
     def _pause_for(self, seconds: float) -> None:
         self._pause()
@@ -186,7 +209,8 @@ class Acceptor:
             else:
                 self._shortage()
 
-    def _on_readable(self) -> None:
+    def on_event(self, _events: int) -> None:
+        """Somebody waits in the queue."""
         most = _most_descriptors()
         for _ in range(BATCH):
             total, alive = self._crowd.counts()
@@ -234,6 +258,9 @@ class Acceptor:
                 return False
             if error.errno in _EARLY_ENDS:
                 return True
+            if error.errno == errno.EINVAL:  # another worker has ended it: the Listener is no more
+                self.leave()
+                return False
             raise
         state.accepted += 1
         if refused:

@@ -1,15 +1,14 @@
-"""A client's transport: writes put off to the end of the loop's turn, back-pressure, one deadline, and
-the ways to end in order. Knows no request; `http_server` reads those.
+"""A client's connection, less its requests: one deadline, whose turn it is, and the ways to end in order.
+Knows no request; `http_server` reads those.
 """
 
 from __future__ import annotations
 
-import asyncio
-import select
-from typing import cast
+import socket
 
 from fastlb.data_plane.listener_counts import ListenerCounts
 from fastlb.data_plane.splice import reset_at_close
+from fastlb.data_plane.stream import Stream
 from fastlb.data_plane.timers import TICK
 from fastlb.data_plane.worker_state import WorkerState
 
@@ -17,15 +16,14 @@ LINGER_SECONDS = 2.0
 """After an error answer the client is read and ignored for so long: closing over unread bytes would send
 a reset, which can overtake the answer."""
 LINGER_BYTES = 1 << 20
-_WRITE_HIGH = 65536
-_SEND_BYTES = 32768
+SEND_BYTES = 32768
 """More than this is sent at once and not at the end of the loop's turn."""
 
 # Whose turn it is. CLIENT: to take what was written, before its next request is read.
 IDLE, HEAD, TARGET, CLIENT, LINGER, GONE = range(6)
 
 
-class ClientStream(asyncio.Protocol):
+class ClientStream(Stream):
     """One client connection, less what it is used for."""
 
     __slots__ = (
@@ -33,36 +31,28 @@ class ClientStream(asyncio.Protocol):
         "_full_since",
         "_linger_left",
         "_reading",
-        "_to_send",
         "_turn",
         "_writable",
         "armed_tick",
         "counts",
         "deadline",
         "idle_timeout",
-        "transport",
         "worker",
     )
 
     def __init__(self, worker: WorkerState, counts: ListenerCounts, idle_timeout: float) -> None:
+        super().__init__(worker.loop, worker.reactor)
         self.worker = worker
         self.counts = counts
         self.idle_timeout = idle_timeout
-        self.transport: asyncio.Transport = cast(asyncio.Transport, None)
-        """None until the loop has made it, a turn after the connection was accepted."""
         self.armed_tick = 0
         self.deadline = 0.0
-        self._to_send = b""
         self._turn = HEAD
         self._eof = False
         self._reading = True
         self._writable = True
         self._full_since = 0.0
         self._linger_left = LINGER_BYTES
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
-        self.transport.set_write_buffer_limits(high=_WRITE_HIGH)
 
     @property
     def has_ended(self) -> bool:
@@ -73,37 +63,43 @@ class ClientStream(asyncio.Protocol):
 
     def write(self, data: bytes) -> None:
         self.counts.bytes_out += len(data)
-        if self._to_send:
-            self._to_send += data
+        if self.to_send:
+            self.to_send += data
         else:
-            self._to_send = data
-            self.worker.send_soon(self)
-        if len(self._to_send) > _SEND_BYTES:
+            self.to_send = data
+            self.reactor.send_soon(self)
+        if len(self.to_send) > SEND_BYTES:
             self.send_now()
 
-    def send_now(self) -> None:
-        """What `write` put off to the end of this turn of the loop."""
-        data, self._to_send = self._to_send, b""
-        # The connection may have ended meanwhile; uvloop raises where it has.
-        if data and not self.transport.is_closing():
-            self.transport.write(data)
+    def write_parts(self, head: bytes, data: bytes, at: int) -> None:
+        """Write `head` and `data[at:]`; what is much is not copied together."""
+        size = len(head) + len(data) - at
+        if size > SEND_BYTES:
+            self.counts.bytes_out += size
+            self.send_parts(head, data, at)
+        else:
+            self.write(head + data[at:])
 
     def read_if(self, wanted: bool) -> None:
         """Read the client, or leave in the kernel what it sends."""
-        if wanted is not self._reading and not self.transport.is_closing():
+        if wanted is not self._reading and not self.closing:
             self._reading = wanted
             if wanted:
-                self.transport.resume_reading()
+                self.resume_reading()
             else:
-                self.transport.pause_reading()
+                self.pause_reading()
 
     def has_more(self) -> bool:
         """Whether something has come that the loop has not seen yet."""
-        if self.transport.is_closing():
+        if self.closing:
             return False
-        poll = select.poll()
-        poll.register(self.transport.get_extra_info("socket").fileno(), select.POLLIN)
-        return bool(poll.poll(0))
+        try:
+            self.sock.recv(1, socket.MSG_PEEK)
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError:
+            pass  # its end, which the loop has not seen either
+        return True
 
     # -- deadlines
 
@@ -124,7 +120,7 @@ class ClientStream(asyncio.Protocol):
         """The client still sends though its connection ends: not for ever."""
         self._linger_left -= len(data)
         if self._linger_left < 0:
-            self.transport.abort()
+            self.drop()
 
     def linger(self) -> None:
         """Close once the client has read the answer, or two seconds have passed."""
@@ -133,27 +129,24 @@ class ClientStream(asyncio.Protocol):
             return
         self._turn = LINGER
         self.await_for(LINGER_SECONDS)
-        if not self.transport.is_closing():
-            self.send_now()
-            self.transport.write_eof()
+        if not self.closing:
+            self.write_eof()
             self.read_if(True)
 
     def close(self) -> None:
         """Close when everything that was written is sent."""
         self._turn = GONE
         self.await_for(self.idle_timeout)
-        self.send_now()
-        self.transport.close()
+        self.finish()
 
     def cut(self) -> None:
         """End inside a response. By a reset: a body that ends with the connection would look whole."""
         self._turn = GONE
-        if not self.transport.is_closing():
+        if not self.closing:
             self.send_now()
-            reset_at_close(self.transport.get_extra_info("socket"))
-            self.transport.abort()
+            reset_at_close(self.sock)
+            self.drop()
 
-    def abort(self, _reason: str) -> None:
+    def abort(self, reason: str) -> None:
         """Close at once (worker_state.Connection)."""
-        if self.transport is not None:
-            self.transport.abort()
+        self.drop()

@@ -7,21 +7,23 @@ Knows both sides' connections and no listening socket.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import Protocol
 
 from fastlb.data_plane.chunked import encode, encode_end
+from fastlb.data_plane.exchange_notes import ExchangeNotes
 from fastlb.data_plane.hold import not_in_time
 from fastlb.data_plane.http_client import TargetConnection
 from fastlb.data_plane.request_body import RequestBody
-from fastlb.data_plane.request_head import IDEMPOTENT, SAFE, RequestHead
+from fastlb.data_plane.request_head import SAFE, RequestHead
 from fastlb.data_plane.response_head import ResponseHead, without_length
 from fastlb.data_plane.retry_budget import RetryBudget
-from fastlb.data_plane.target_pool import LOCAL_ERRORS, TargetPool, is_refusal
+from fastlb.data_plane.stream import Stream
+from fastlb.data_plane.target_pool import LOCAL_ERRORS, Opening, TargetPool, is_refusal
 from fastlb.data_plane.target_runtime import GroupRuntime, TargetRuntime
 from fastlb.errors import RequestError
+from fastlb.model.target_group import OUT_OF_USE
 
 HELD_HEAD_SECONDS = 2.5
 """How long a response's head may wait for its body's first byte: longer than it takes to suspect a hung
@@ -37,12 +39,20 @@ class Client(Protocol):
     """What an Exchange needs of the client's connection."""
 
     client_ip: str
-    max_body_bytes: int | None
-    retries: RetryBudget
+
+    @property
+    def max_body_bytes(self) -> int | None: ...
+
+    @property
+    def retries(self) -> RetryBudget: ...
 
     @property
     def has_ended(self) -> bool:
         """Whether it has ended its side; it may still wait for the answer."""
+
+    @property
+    def is_logged(self) -> bool:
+        """Whether its requests go to the access log, which wants to know when an answer began."""
 
     def next_trace_id(self) -> bytes: ...
 
@@ -58,6 +68,20 @@ class Client(Protocol):
         """The request's body is to come, or to be taken by the target, before any answer is due."""
 
     def write(self, data: bytes) -> None: ...
+
+    def write_parts(self, head: bytes, data: bytes, at: int) -> None:
+        """Write `head` and `data[at:]`."""
+
+    @property
+    def stream(self) -> Stream:
+        """What is written goes there."""
+
+    def count_written(self, count: int) -> None:
+        """Bytes that came there past `write`."""
+
+    def take_answer(self, exchange: Exchange, head: ResponseHead, data: bytes) -> bool:
+        """The whole of a response, `data`, and with it the exchange is over; False where something must
+        be said beside it, or it is much."""
 
     def decide_keep(self, exchange: Exchange) -> bool:
         """Whether the client's connection stays open after this response."""
@@ -92,6 +116,12 @@ class Exchange:
     status = 0
     """Of the final response, once its head went to the client."""
     bytes_out = 0
+    """Of the answer's body."""
+    head_out = 0
+    """Bytes of the answer's head."""
+    rule = 0
+    """Priority of the Rule that chose the group; 0 is the default's."""
+    notes: ExchangeNotes | None = None
     over = False
     request_done = True
     """Whether the client has sent all of it."""
@@ -100,6 +130,9 @@ class Exchange:
     waited = 0.0
     """Seconds that it has waited there; `began` does not count them, since no target took them."""
     body: RequestBody | None = None
+    """Of a request whose body did not come whole with its head."""
+    payload = b""
+    """The whole body of one whose body did."""
     is_head = False
     wants_upgrade = False
     _sent = False
@@ -108,7 +141,7 @@ class Exchange:
     _chunk_out = False
     _tries = 0
     _tried: Sequence[TargetRuntime] = ()
-    _connecting: asyncio.Task[None] | None = None
+    _connecting: Opening | None = None
 
     def __init__(self, client: Client, head: RequestHead, group: GroupRuntime) -> None:
         self.client = client
@@ -118,16 +151,24 @@ class Exchange:
         if head.method == b"HEAD":
             self.is_head = True
         block = head.block
-        if not block.memorable:  # what is has neither a body nor an upgrade
-            self.wants_upgrade = bool(block.upgrade)
-            if block.chunked or block.content_length:
-                self.request_done = False
-                self.body = RequestBody(head, client.max_body_bytes)
+        if block.upgrade:
+            self.wants_upgrade = True
 
     @property
     def last_target(self) -> TargetRuntime | None:
         """The target that has the request, or was the last to have it."""
         return self.target or (self._tried[-1] if self._tried else None)
+
+    @property
+    def received(self) -> int:
+        """Bytes of the request's body that have come."""
+        return len(self.payload) if self.body is None else self.body.received
+
+    @property
+    def target_keys(self) -> tuple[str, ...]:
+        """The addresses of all targets that were asked, in their order."""
+        asked = self._tried if self.target is None else (*self._tried, self.target)
+        return tuple(target.key for target in asked)
 
     @property
     def response_begun(self) -> bool:
@@ -139,13 +180,44 @@ class Exchange:
 
     def start(self) -> None:
         """Choose a target and send."""
-        self.trace = self.client.next_trace_id()
-        choose = self.group.choose
+        client = self.client
+        self.trace = trace = client.next_trace_id()
+        group = self.group
+        choose = group.choose
         if choose is None:
-            detail = f"no target of group {self.group.name} is registered"
+            detail = f"no target of group {group.name} is registered"
             self._hold_or(RequestError(503, "destination_unavailable", detail))
             return
-        self._attempt(choose(self.client.client_ip))
+        target = choose(client.client_ip)
+        head = self.head
+        if self.body is None:
+            connection = target.pool.take()
+            if connection is not None:
+                # As `_attempt` and `_send` do, for what nearly every request is.
+                self.target = target
+                self.connection = connection
+                self._sent = True
+                target.begin()
+                block = head.block
+                data = b"".join((head.line, block.forwarded, trace, block.rest, self.payload))
+                target.bytes_out += len(data)
+                if head.idempotent:
+                    connection.start(self, data)
+                else:
+                    connection.start_once(self, data)
+                client.await_for(group.settings.response_timeout)
+                return
+        self._attempt(target)
+
+    def begin_body(self, data: bytes) -> bytes:
+        """Take what came with the head of a request that has a body; returns what comes after it. Raises
+        RequestError (400, 413)."""
+        if data and len(data) == self.head.block.content_length:
+            self.payload = data
+            return b""
+        self.request_done = False
+        self.body = RequestBody(self.head, self.client.max_body_bytes)
+        return self.feed(data) if data else b""
 
     def feed(self, data: bytes) -> bytes:
         """Take the body's next bytes; returns what comes after it. Raises RequestError (400, 413)."""
@@ -159,6 +231,21 @@ class Exchange:
             connection.target.sent(len(encoded))
             body.sent()
         return rest
+
+    @property
+    def bulk_left(self) -> int:
+        """Bytes of the body to come that may go to the target's connection past `feed`."""
+        body, connection = self.body, self.connection
+        return body.bulk_left if body is not None and connection is not None else 0
+
+    def on_body_moved(self, count: int) -> None:
+        """So many of those went there."""
+        body, target = self.body, self.target
+        assert body is not None
+        assert target is not None
+        body.moved(count)
+        self.request_done = body.done
+        target.sent(count)
 
     @property
     def holds_too_much(self) -> bool:
@@ -202,6 +289,7 @@ class Exchange:
         target = self.group.pick(client_ip, self._tried) or self.group.pick(client_ip, ())
         assert target is not None
         target.begin_held(seconds)
+        self._note().dispatched = perf_counter()
         self._give_to(target)
 
     def on_hold_over(self, error: RequestError) -> None:
@@ -215,15 +303,23 @@ class Exchange:
         target.begin()
         pool: TargetPool = target.pool
         if not fresh:
-            connection = pool.take(surely_open=self.head.method not in IDEMPOTENT)
+            connection = pool.take()
             if connection is not None:
                 self._send(connection)
                 return
+        self._note().connecting = perf_counter()
         self._connecting = pool.open(self)
         self.client.await_for(self.group.settings.connect_timeout)
 
+    def _note(self) -> ExchangeNotes:
+        notes = self.notes
+        if notes is None:
+            notes = self.notes = ExchangeNotes()
+        return notes
+
     def on_connected(self, connection: TargetConnection) -> None:
         self._connecting = None
+        self._note().connected(perf_counter())
         self._send(connection)
         self.client.update_reading()
         self.client.pace_target()
@@ -235,14 +331,15 @@ class Exchange:
         self._sent = True
         head = self.head
         block = head.block
-        data = b"".join((head.line, block.forwarded, self.trace, block.rest))
+        data = b"".join((head.line, block.forwarded, self.trace, block.rest, self.payload))
         if self.body is not None:
             data += self.body.held()
             self.body.sent()
         target.bytes_out += len(data)
-        connection.start(self, data)
-        if head.method not in IDEMPOTENT:
-            connection.send_now()  # the pool has just asked whether the target is there
+        if head.idempotent:
+            connection.start(self, data)
+        else:
+            connection.start_once(self, data)
         if self.request_done:
             self.client.await_for(self.group.settings.response_timeout)
         else:
@@ -267,6 +364,8 @@ class Exchange:
     # -- back to the client
 
     def on_head_held(self) -> None:
+        if self.client.is_logged:
+            self._note().first_byte(perf_counter())
         self.client.await_for(min(HELD_HEAD_SECONDS, self.group.settings.response_timeout))
 
     def on_interim(self, head: ResponseHead) -> None:
@@ -288,26 +387,34 @@ class Exchange:
         answer = head.line + without_length(head.block.forwarded) + lines + b"\r\n"
         self.client.start_tunnel(self, connection, answer, rest)
 
-    def on_tunnel_failed(self, error: OSError) -> None:
-        """This machine is short of descriptors; nothing of the 101 was sent."""
-        self.status = 0
-        self._give_up(RequestError(503, "proxy_internal_error", (error.strerror or "").lower()))
+    def on_whole(self, head: ResponseHead, data: bytes) -> None:
+        # First: it waits for others' requests by now, and must not be paced for this one.
+        self.connection = None
+        self.status = status = head.status
+        if not self.client.take_answer(self, head, data):
+            self.on_response(head, data, len(head.raw), True)
+            self.on_end(b"")
+            return
+        self.over = True
+        if self._retrying:
+            self._end_retry()
+        target = self.target
+        assert target is not None
+        if status >= 500:
+            target.status_5xx += 1
+        target.end(perf_counter() - self.began)
 
     def on_response(self, head: ResponseHead, data: bytes, end: int, whole: bool) -> None:
         client = self.client
-        block = head.block
         self.status = head.status
         keep = client.decide_keep(self)
         http_11 = self.head.block.http_11
-        if (
-            keep
-            and block.unchanged
-            and head.http_11
-            and http_11
-            and (block.length is not None or whole)
-            and head.status != 204
-        ):
-            client.write(data)  # what nearly every response is
+        if keep and http_11 and head.kept:  # what nearly every response is
+            self.head_out = len(head.kept)
+            if head.kept is head.raw:
+                client.write(data)
+            else:
+                client.write_parts(head.kept, data, end)
         else:
             bodyless = whole and len(data) == end
             start, self._chunk_out, ends = head.for_client(
@@ -315,8 +422,11 @@ class Exchange:
             )
             if ends:
                 client.close_after()
-            body = data[end:]
-            client.write(start + (encode([body]) if self._chunk_out and body else body))
+            self.head_out = len(start)
+            if self._chunk_out and len(data) > end:
+                client.write(start + encode([data[end:]]))
+            else:
+                client.write_parts(start, data, end)
         self.bytes_out += len(data) - end
         if not whole:
             self._begin_answering()
@@ -327,6 +437,8 @@ class Exchange:
         assert target is not None
         self._answering = True
         target.answering += 1
+        if self.client.is_logged:
+            self._note().first_byte(perf_counter())
         self.client.await_for(self.group.settings.response_timeout)
 
     def on_body(self, pieces: list[bytes]) -> None:
@@ -340,6 +452,14 @@ class Exchange:
         else:
             client.write(b"".join(pieces))
         client.await_for(self.group.settings.response_timeout)
+
+    def bulk_sink(self) -> Stream | None:
+        return None if self._chunk_out else self.client.stream
+
+    def on_moved(self, count: int) -> None:
+        self.bytes_out += count
+        self.client.count_written(count)
+        self.client.await_for(self.group.settings.response_timeout)
 
     def on_end(self, trailers: bytes) -> None:
         self.connection = None
@@ -365,11 +485,11 @@ class Exchange:
         assert target is not None
         assert connection is not None
         begun = self.status != 0 or connection.bytes_seen
-        if connection.unsent and not self._tried and not self._retrying:
+        if connection.to_send and not self._tried and not self._retrying:
             # Nothing of it was sent, by this try or another: it may go anywhere.
             self._sent = False
             if self.body is not None:
-                self.body.take_back(connection.unsent[len(self.head.to_target(self.trace)) :])
+                self.body.take_back(connection.to_send[len(self.head.to_target(self.trace)) :])
         if kind == "reset" and not begun and not connection.fresh:
             # An idle connection that the target closed in this very moment: no evidence against it.
             if self._may_send_again():
@@ -448,7 +568,7 @@ class Exchange:
         """Whether a target may get this request though another may have got it (RFC 9110 §9.2.2)."""
         if not self._sent:
             return True
-        return self.head.method in IDEMPOTENT and (self.body is None or self.body.is_whole)
+        return self.head.idempotent and (self.body is None or self.body.is_whole)
 
     def _retry_or(self, error: RequestError, *, unsent: bool = False) -> None:
         """Try another target, or answer with `error`. `unsent`: this target got nothing at all, which
@@ -490,12 +610,15 @@ class Exchange:
     def _again(self, target: TargetRuntime) -> bool:
         if self.over:
             return False
+        if target.state in OUT_OF_USE and self.group.choose is not None:
+            return self._elsewhere()  # drained since, and there are others
         self._try_again(target, fresh=True)
         return True
 
     def _try_again(self, target: TargetRuntime, *, fresh: bool) -> None:
         self._retrying = True
         self.client.later(RETRY_PLACE_SECONDS, self._end_retry)
+        self._note().sent_again(perf_counter())
         self._give_to(target, fresh=fresh)
 
     def _give_to(self, target: TargetRuntime, *, fresh: bool = False) -> None:

@@ -7,17 +7,23 @@ response with no byte left over. Knows nothing of clients: an Exchange is told w
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import Callable
-from typing import Protocol, cast
+import select
+import socket
+from collections import deque
+from typing import Protocol
 
 from fastlb.data_plane.chunked import ChunkedDecoder, ChunkError
-from fastlb.data_plane.response_head import ResponseBlock, ResponseHead, ResponseReader
+from fastlb.data_plane.reactor import Reactor
+from fastlb.data_plane.response_head import ResponseHead, ResponseReader
+from fastlb.data_plane.stream import READ_BYTES, Stream
 from fastlb.data_plane.target_runtime import TargetRuntime
+from fastlb.data_plane.timers import TimerWheel
 from fastlb.errors import RequestError
 
 MAX_HEAD = 65536
 """Bytes of a response's head; AWS allows 32 K."""
+BULK_BYTES = 16384
+"""Of a body, still to come: from here on two splices cost less than reading and sending."""
 MAX_INTERIM = 16
 """1xx responses before a final one; more is a target gone wrong."""
 
@@ -42,10 +48,20 @@ class Receiver(Protocol):
     def on_upgrade(self, head: ResponseHead, rest: bytes) -> None:
         """A 101 that was asked for; `rest` belongs to the tunnel."""
 
+    def on_whole(self, head: ResponseHead, data: bytes) -> None:
+        """The final head, framed by its length, and all of its body are `data`; the connection is
+        released already, and nothing else comes."""
+
     def on_response(self, head: ResponseHead, data: bytes, end: int, whole: bool) -> None:
         """The final head is `data[:end]`, the rest of `data` is body; `whole` where that is all of it."""
 
     def on_body(self, pieces: list[bytes]) -> None: ...
+
+    def bulk_sink(self) -> Stream | None:
+        """Where the bytes of a body may go past `on_body`, in the kernel; None where they must not."""
+
+    def on_moved(self, count: int) -> None:
+        """So many bytes of the body went there."""
 
     def on_end(self, trailers: bytes) -> None:
         """The response is complete, and the connection is released already."""
@@ -57,20 +73,30 @@ class Receiver(Protocol):
         """Backpressure of the request's body."""
 
 
-class TargetConnection(asyncio.Protocol):
+class Pool(Protocol):
+    """Where a connection waits for its next request (target_pool.TargetPool)."""
+
+    idle: deque[TargetConnection]
+    keeps: bool
+    timers: TimerWheel
+
+    def release(self, connection: TargetConnection, reusable: bool) -> None: ...
+
+
+class TargetConnection(Stream):
     """One connection to a target."""
 
     __slots__ = (
+        "_checked",
         "_decoder",
         "_held",
         "_interim",
-        "_last_block",
+        "_last",
         "_left",
         "_paused",
+        "_pool",
         "_reader",
-        "_release",
         "_reusable",
-        "_send_soon",
         "_state",
         "bytes_seen",
         "fresh",
@@ -78,20 +104,19 @@ class TargetConnection(asyncio.Protocol):
         "learned_timeout",
         "receiver",
         "target",
-        "transport",
-        "unsent",
         "write_paused",
     )
 
     def __init__(
         self,
+        loop: asyncio.AbstractEventLoop,
+        reactor: Reactor,
         target: TargetRuntime,
+        pool: Pool,
         reader: ResponseReader,
-        release: Callable[[TargetConnection, bool], None],
-        send_soon: Callable[[TargetConnection], None],
     ) -> None:
+        super().__init__(loop, reactor)
         self.target = target
-        self.transport: asyncio.Transport = cast(asyncio.Transport, None)
         self.receiver: Receiver | None = None
         self.fresh = True
         """Nothing was answered on it yet: its closing says something about the target."""
@@ -99,44 +124,55 @@ class TargetConnection(asyncio.Protocol):
         self.learned_timeout: float | None = None
         self.write_paused = False
         self._reader = reader
-        self._release = release
-        self._send_soon = send_soon
-        self.unsent = b""
-        """What waits for the end of this turn of the loop: a request of which nothing was sent."""
+        self._pool = pool
         self._state = _IDLE
         self._held = b""
         self._left = 0
         self._paused = False
         self._interim = 0
         self._decoder: ChunkedDecoder | None = None
-        self._last_block: ResponseBlock | None = None
+        self._last: ResponseHead | None = None
+        """The final response before this one."""
+        self._checked: _CheckedSender | None = None
         self._reusable = False
         self.bytes_seen = False
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
+    def open(self, sock: socket.socket) -> None:
+        super().open(sock)
         self.target.connection_opened()
 
     def start(self, receiver: Receiver, data: bytes) -> None:
-        """Send a request's head, with what there is of its body, for `receiver`."""
+        """Send a request's head, with what there is of its body, for `receiver`, at the end of this turn
+        of the loop. As long as it is in `to_send`, nothing of it was sent."""
         self.receiver = receiver
         self._state = _HEAD
         self._interim = 0
         self.bytes_seen = False
-        self.unsent = data
-        self._send_soon(self)
+        self.to_send = data
+        self.reactor.send_soon(self)
 
-    def send_now(self) -> None:
-        """What `start` put off to the end of this turn of the loop."""
-        # The connection may have ended meanwhile: then `unsent` says that nothing of this was sent.
-        if self.unsent and not self.transport.is_closing():
-            data, self.unsent = self.unsent, b""
-            self.transport.write(data)
+    def start_once(self, receiver: Receiver, data: bytes) -> None:
+        """As `start`, of a request that cannot be sent twice: the kernel is asked in the last moment
+        whether the target is still there."""
+        self.receiver = receiver
+        self._state = _HEAD
+        self._interim = 0
+        self.bytes_seen = False
+        self.to_send = data
+        if self._checked is None:
+            self._checked = _CheckedSender(self)
+        self.reactor.send_soon(self._checked)
 
     def send_body(self, data: bytes) -> None:
         """The next bytes of the request's body."""
-        self.send_now()
-        self.transport.write(data)
+        if self.to_send:
+            if self._checked is not None:
+                self._checked.send_now()
+            else:
+                self.send_now()
+            if self.to_send:
+                return  # it is lost, and nothing was sent
+        self.send(data)
 
     def data_received(self, data: bytes) -> None:
         state = self._state
@@ -148,22 +184,34 @@ class TargetConnection(asyncio.Protocol):
         if receiver is None or state == _IDLE:
             # An answer before its request: nobody's, and never to be somebody's.
             self.close()
-            self._release(self, False)
+            self._pool.release(self, False)
             return
+        if state == _HEAD:
+            last = self._last
+            if (
+                last is not None
+                and len(data) == last.whole
+                and data.startswith(last.raw)
+                and not (self._held or receiver.is_head or self._paused)
+            ):
+                # The head is the one before, byte for byte, and its body is here.
+                self.bytes_seen = True
+                self._on_whole(receiver, last, data)
+                return
         self.bytes_seen = True
         try:
             if state == _HEAD:
                 self._on_head(receiver, self._held + data if self._held else data)
             elif state == _LENGTH:
-                size = len(data)
-                if size < self._left:
-                    self._left -= size
+                left = self._left
+                if len(data) < left:
+                    self._left = self.sink_left = left - len(data)
                     receiver.on_body([data])
-                elif size == self._left:
+                elif len(data) == left:
                     receiver.on_body([data])
                     self._end(receiver, b"", leftover=False)
                 else:
-                    receiver.on_body([data[: self._left]])
+                    receiver.on_body([data[:left]])
                     self._end(receiver, b"", leftover=True)
             elif state == _CHUNKED:
                 self._on_chunked(receiver, data)
@@ -171,6 +219,36 @@ class TargetConnection(asyncio.Protocol):
                 receiver.on_body([data])
         except RequestError as error:
             self._fail(error, "malformed")
+
+    def _move(self) -> bool:
+        if self.receiver is None or self._state != _LENGTH or self._left != self.sink_left:
+            self.sink = None  # what comes is not that body any more
+            return False
+        return super()._move()
+
+    def _on_whole(self, receiver: Receiver, head: ResponseHead, data: bytes) -> None:
+        self.receiver = None
+        self._state = _IDLE
+        self.fresh = False
+        pool = self._pool
+        if self._reusable and receiver.request_done and pool.keeps and self.learned_timeout is None:
+            self.idle_since = pool.timers.now
+            pool.idle.append(self)
+        else:
+            self._put_back(self._reusable and receiver.request_done)
+        receiver.on_whole(head, data)
+
+    def moved(self, count: int) -> None:
+        target = self.target
+        target.bytes_in += count
+        if not target.heard:
+            target.hear()
+        receiver = self.receiver
+        assert receiver is not None
+        self._left = self.sink_left
+        receiver.on_moved(count)
+        if not self.sink_left:
+            self._end(receiver, b"", leftover=False)
 
     def _on_head(self, receiver: Receiver, data: bytes, *, hold: bool = True) -> None:
         while True:
@@ -193,7 +271,8 @@ class TargetConnection(asyncio.Protocol):
                 )
             whole = end == len(data)
             raw = data if whole else data[:end]
-            head = self._reader.read(raw, self._last_block)
+            last = self._last
+            head = self._reader.read(raw, last.block if last is not None else None)
             if head.status >= 200:
                 break
             rest = b"" if whole else data[end:]
@@ -213,7 +292,7 @@ class TargetConnection(asyncio.Protocol):
             data = rest
         self._held = b""
         block = head.block
-        self._last_block = block
+        self._last = head
         self._reusable = head.reusable
         if block.keep_alive_timeout is not None:
             self.learned_timeout = block.keep_alive_timeout
@@ -235,9 +314,13 @@ class TargetConnection(asyncio.Protocol):
                 self._state = _LENGTH
                 self._left = length - got
                 receiver.on_response(head, data, end, False)
+                if self._left >= BULK_BYTES and self.receiver is receiver:
+                    self.sink = receiver.bulk_sink()
+                    self.sink_left = self._left
             elif got == length:
-                receiver.on_response(head, data, end, True)
-                self._end(receiver, b"", leftover=False)
+                if self._paused:
+                    self.pace(True)  # for a slow reader; the next one who gets it is another
+                self._on_whole(receiver, head, data)
             else:
                 receiver.on_response(head, data[: end + length], end, True)
                 self._end(receiver, b"", leftover=True)
@@ -280,16 +363,19 @@ class TargetConnection(asyncio.Protocol):
     def _end(self, receiver: Receiver, trailers: bytes, *, leftover: bool) -> None:
         if self.receiver is not receiver:
             return  # it gave up inside the callback
-        self.receiver = None
+        self.receiver = self.sink = None
         self._state = _IDLE
         self.fresh = False
         reusable = self._reusable and not leftover and receiver.request_done
         if self._paused:
             self.pace(True)  # for a slow reader; the next one who gets it is another
+        self._put_back(reusable)
+        receiver.on_end(trailers)
+
+    def _put_back(self, reusable: bool) -> None:
         if not reusable:
             self.close()
-        self._release(self, reusable)
-        receiver.on_end(trailers)
+        self._pool.release(self, reusable)
 
     def _fail(self, error: RequestError, kind: str) -> None:
         receiver, self.receiver = self.receiver, None
@@ -302,31 +388,30 @@ class TargetConnection(asyncio.Protocol):
         if receiver is None:
             # Out of the pool now: `connection_lost` comes only with the next turn of the loop.
             self.close()
-            self._release(self, False)
+            self._pool.release(self, False)
         elif self._state == _UNTIL_CLOSE:
             self._end(receiver, b"", leftover=False)
         else:
-            # Not close(): that would first flush a body to a target that no longer reads.
-            self.transport.abort()
+            # At once: the end in order would first send a body to a target that no longer reads.
+            self.drop()
         return False
 
     def _read_what_is_left(self) -> None:
-        """Take an answer that came before a write failed: uvloop reads no more after that.
+        """Take an answer that came before sending failed.
 
         A target may answer 413 and close without reading the body, and the client must hear why.
         """
         try:
-            descriptor = self.transport.get_extra_info("socket").fileno()
-            while self.receiver is not None and (data := os.read(descriptor, 65536)):
+            while self.receiver is not None and (data := self.sock.recv(READ_BYTES)):
                 self.data_received(data)
         except OSError:
             pass  # nothing is left, or the reset took it
         if self._state == _IDLE:
             self.close()  # its answer was whole, and it went to the pool
-            self._release(self, False)
+            self._pool.release(self, False)
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        if exc is not None and self.receiver is not None and not self._paused:
+    def connection_lost(self, error: OSError | None) -> None:
+        if error is not None and self.receiver is not None and not self._paused:
             self._read_what_is_left()
         self.target.connection_closed()
         if self._state == _CLOSED and self.receiver is None:
@@ -334,7 +419,7 @@ class TargetConnection(asyncio.Protocol):
         state, self._state = self._state, _CLOSED
         receiver, self.receiver = self.receiver, None
         if receiver is None:
-            self._release(self, False)
+            self._pool.release(self, False)
             return
         if state == _HEAD and not self.bytes_seen:
             detail = "the target closed the connection without a response"
@@ -348,9 +433,9 @@ class TargetConnection(asyncio.Protocol):
         if self._paused is wanted:
             self._paused = not wanted
             if wanted:
-                self.transport.resume_reading()
+                self.resume_reading()
             else:
-                self.transport.pause_reading()
+                self.pause_reading()
 
     def pause_writing(self) -> None:
         self.write_paused = True
@@ -371,6 +456,27 @@ class TargetConnection(asyncio.Protocol):
     def close(self) -> None:
         """Close at once; nothing that is still to be sent matters any more."""
         self._state = _CLOSED
-        self._held = self.unsent = b""
-        if self.transport is not None:
-            self.transport.abort()
+        self._held = self.to_send = b""
+        self.sink = None
+        self.drop()
+
+
+class _CheckedSender:
+    """Sends what a connection has to send unless the target has closed it, or said something."""
+
+    __slots__ = ("_connection", "_poll")
+
+    def __init__(self, connection: TargetConnection) -> None:
+        self._connection = connection
+        poll = select.poll()
+        poll.register(connection.sock.fileno(), select.POLLIN | select.POLLRDHUP)
+        self._poll = poll
+
+    def send_now(self) -> None:
+        connection = self._connection
+        if connection.closing or not connection.to_send:
+            return
+        if self._poll.poll(0):
+            connection.drop()  # with its request unsent: connection_lost tells
+        else:
+            connection.send_now()

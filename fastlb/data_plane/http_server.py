@@ -7,26 +7,39 @@ stays unread in a bounded buffer. Chooses no target and reads no response.
 
 from __future__ import annotations
 
-import asyncio
 import re
+import socket
 from collections.abc import Callable
 from random import random
-from time import perf_counter, time
+from time import time
 
-from fastlb.data_plane.client_stream import CLIENT, GONE, HEAD, IDLE, LINGER, TARGET, ClientStream
+from fastlb.data_plane.access_log import KnownClient
+from fastlb.data_plane.client_stream import (
+    CLIENT,
+    GONE,
+    HEAD,
+    IDLE,
+    LINGER,
+    SEND_BYTES,
+    TARGET,
+    ClientStream,
+)
 from fastlb.data_plane.forwarding import Exchange
-from fastlb.data_plane.http_client import TargetConnection
+from fastlb.data_plane.http_client import BULK_BYTES, TargetConnection
 from fastlb.data_plane.listener_runtime import HttpListener, RequestFacts
 from fastlb.data_plane.own_answers import action_answer, error_answer
-from fastlb.data_plane.request_head import HeaderBlock, RequestHead, glimpse
-from fastlb.data_plane.tunnel import Tunnel, detach
+from fastlb.data_plane.request_head import MAX_REQUEST_LINE, RequestHead, glimpse
+from fastlb.data_plane.response_head import ResponseHead
+from fastlb.data_plane.retry_budget import RetryBudget
+from fastlb.data_plane.splice import Pump
+from fastlb.data_plane.stream import Stream
+from fastlb.data_plane.target_runtime import GroupRuntime
+from fastlb.data_plane.tunnel import Tunnel
 from fastlb.data_plane.worker_state import WorkerState
 from fastlb.errors import RequestError
 from fastlb.model.listener import FixedResponse, Forward, Redirect
 from fastlb.model.matching import choose_group
 
-MAX_REQUEST_LINE = 16384
-"""AWS's 16 K; a longer one is answered 414."""
 AHEAD_BYTES = 65536
 """Bytes of later requests that are held while one is in progress, before reading stops."""
 _EMPTY_LINES = re.compile(rb"(?:\r\n)+")
@@ -38,19 +51,18 @@ class HttpConnection(ClientStream):
     """One client connection of an HTTP listener."""
 
     __slots__ = (
+        "_abort_reason",
         "_ahead",
         "_closing",
         "_exchange",
-        "_last_block",
+        "_last",
         "client_ip",
         "fields",
         "idle_since",
         "listener",
-        "max_body_bytes",
+        "logged",
         "next_trace_id",
-        "peer",
         "refused",
-        "retries",
     )
 
     def __init__(
@@ -58,32 +70,53 @@ class HttpConnection(ClientStream):
     ) -> None:
         super().__init__(worker, listener.counts, listener.settings.idle_timeout)
         self.listener = listener
-        self.peer = peer
-        self.client_ip = peer
+        self.fields = listener.fields_for(peer)
+        self.client_ip = self.fields.peer
         self.refused = refused
         """Over max_connections: its first request is answered 503."""
-        self.fields = listener.fields_for(peer)
-        self.max_body_bytes = listener.settings.max_body_bytes
-        self.retries = worker.retries
         self.next_trace_id = worker.next_trace_id
         self.idle_since = 0.0
         self._exchange: Exchange | None = None
         self._ahead = b""
-        self._last_block: HeaderBlock | None = None
+        self._last: RequestHead | None = None
         self._closing = False
+        self._abort_reason = ""
+        self.logged: KnownClient | None = None
+        """The access log's own."""
 
-    # -- the transport's events
+    @property
+    def max_body_bytes(self) -> int | None:
+        return self.listener.settings.max_body_bytes
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
+    @property
+    def retries(self) -> RetryBudget:
+        return self.worker.retries
+
+    # -- what happens to the socket
+
+    def open(self, sock: socket.socket) -> None:
+        super().open(sock)
         self.idle_since = self.worker.timers.now
         self.await_for(self.listener.settings.header_timeout)
+        if self.worker.access_log is not None:
+            self.worker.access_log.meet(self)
 
     def data_received(self, data: bytes) -> None:
         self.counts.bytes_in += len(data)
         exchange = self._exchange
         if exchange is None:
             if self._turn < CLIENT:
+                last = self._last
+                if last is not None and not self._ahead:
+                    raw = last.raw
+                    if raw and data.startswith(raw):  # the former head, byte for byte
+                        self._begin(last, data[len(raw) :])
+                        return
+                    again = self.worker.heads.again(data, last)
+                    if again is not None:
+                        self._last = again
+                        self._begin(again, b"")
+                        return
                 self._read_request(self._ahead + data if self._ahead else data)
             elif self._turn == CLIENT:
                 self._ahead += data
@@ -109,7 +142,7 @@ class HttpConnection(ClientStream):
             self._refuse(RequestError(400, "http_request_error", "the body ended early"))
         return True
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, error: OSError | None) -> None:
         worker = self.worker
         worker.timers.disarm(self)
         worker.connection_closed(self)
@@ -118,7 +151,10 @@ class HttpConnection(ClientStream):
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             exchange.abandon()
-            self._count(exchange, 499)
+            if self._abort_reason:
+                self._count(exchange, 499, self._abort_reason, "the drain deadline passed")
+            else:
+                self._count(exchange, 499, "client_gone", "the client closed the connection")
 
     def pause_writing(self) -> None:
         self._writable = False
@@ -138,7 +174,7 @@ class HttpConnection(ClientStream):
         """Read the response only as fast as the client takes it."""
         exchange = self._exchange
         connection = exchange.connection if exchange is not None else None
-        if connection is not None and not connection.transport.is_closing():
+        if connection is not None and not connection.closing:
             connection.pace(self._writable)
 
     def update_reading(self) -> None:
@@ -171,22 +207,18 @@ class HttpConnection(ClientStream):
             self._await_more(data)
             return
         max_headers = self.listener.settings.max_headers
-        head = None
         try:
             if end > MAX_REQUEST_LINE or end > self.listener.settings.max_header_bytes:
                 self._check_size(data[:end])
-            if end == len(data):
-                head = self.worker.heads.read(data, self._last_block, self.fields, max_headers)
-                rest = b""
-            else:
-                rest = data[end:]
-                head = self.worker.heads.read(
-                    data[:end], self._last_block, self.fields, max_headers
-                )
-            self._last_block = head.block if head.block.memorable else None
-            self._begin(head, rest)
+            raw = data if end == len(data) else data[:end]
+            last = self._last
+            block = last.block if last is not None else None
+            head = self.worker.heads.read(raw, block, self.fields, max_headers)
         except RequestError as error:
-            self._refuse(error, head or glimpse(data))
+            self._refuse(error, glimpse(data))
+            return
+        self._last = head if head.block.memorable else None
+        self._begin(head, data[end:])
 
     def _await_more(self, data: bytes) -> None:
         """`data` is the beginning of a head, or nothing."""
@@ -215,39 +247,72 @@ class HttpConnection(ClientStream):
             raise RequestError(431, "http_request_error", f"a head of over {limit} bytes")
 
     def _begin(self, head: RequestHead, rest: bytes) -> None:
-        """One request has come; `rest` is its body and what follows. Raises RequestError."""
+        """One request has come; `rest` is its body and what follows."""
         worker = self.worker
-        block = head.block
-        listener = self.listener
         self.counts.requests += 1
-        if self.refused:
-            raise RequestError(503, "connection_limit_reached", "too many connections")
-        limit = self.max_body_bytes
-        if limit is not None and block.content_length > limit:
-            raise RequestError(413, "http_request_denied", f"a body of over {limit} bytes")
-        if self.fields.trusted:
-            # Also without the field: a proxy's next request is another client's.
-            self.client_ip = listener.trusted.client(self.peer, block.forwarded_for)
-        group = listener.only_group
-        if group is None:
-            facts = RequestFacts(head, self.client_ip)
-            _, action = listener.router.match(facts)
-            if not isinstance(action, Forward):
-                self._answer_self(action, head, facts, rest)
+        group = self.listener.only_group
+        if group is None or self.fields.trusted or self.refused:
+            try:
+                found = self._group_for(head, rest)
+            except RequestError as error:
+                self._refuse(error, head)
                 return
-            group = worker.targets.groups[choose_group(action, random())]
-        exchange = Exchange(self, head, group)
-        self._exchange = exchange
+            if found is None:
+                return
+            group, rule = found
+        else:
+            rule = 0
+        self._exchange = exchange = Exchange(self, head, group)
+        if rule:
+            exchange.rule = rule
         self._turn = TARGET
         worker.retries.active += 1
-        if not exchange.request_done:
-            rest = exchange.feed(rest) if rest else b""
-            if self._eof and not exchange.request_done:
-                raise RequestError(400, "http_request_error", "the body ended early")
+        if not head.block.bodyless:
+            try:
+                self._check_length(head)
+                rest = exchange.begin_body(rest)
+                if self._eof and not exchange.request_done:
+                    raise RequestError(400, "http_request_error", "the body ended early")
+            except RequestError as error:
+                self._refuse(error, head)
+                return
         self._ahead = rest
         exchange.start()
-        if self._exchange is exchange and (rest or not exchange.request_done):
+        if (rest or not exchange.request_done) and self._exchange is exchange:
             self.update_reading()
+
+    def _check_length(self, head: RequestHead) -> None:
+        limit = self.listener.settings.max_body_bytes
+        if limit is not None and head.block.content_length > limit:
+            raise RequestError(413, "http_request_denied", f"a body of over {limit} bytes")
+
+    def _group_for(self, head: RequestHead, rest: bytes) -> tuple[GroupRuntime, int] | None:
+        """Where a request goes and the priority of the rule that says so, 0 for the default; None where
+        it is answered already. Raises RequestError."""
+        worker = self.worker
+        listener = self.listener
+        if self.refused:
+            raise RequestError(503, "connection_limit_reached", "too many connections")
+        self._check_length(head)
+        fields = self.fields
+        if fields.trusted:
+            # Also without the field: a proxy's next request is another client's.
+            self.client_ip = listener.trusted.client(fields.peer, head.block.forwarded_for)
+        group = listener.only_group
+        rule = 0
+        if group is None:
+            facts = RequestFacts(head, self.client_ip)
+            rule, action = listener.router.match(facts)
+            if not isinstance(action, Forward):
+                self._answer_self(action, rule, head, facts, rest)
+                return None
+            name = choose_group(action, random())
+            group = worker.targets.groups.get(name)
+            if group is None:  # only a removed listener's rules can name one that is no more
+                raise RequestError(
+                    503, "destination_unavailable", f"target group {name} is no more"
+                )
+        return group, rule
 
     def _feed(self, exchange: Exchange, data: bytes) -> None:
         try:
@@ -258,6 +323,30 @@ class HttpConnection(ClientStream):
         if exchange.over or self._exchange is not exchange:
             return
         self._ahead = rest
+        self.await_for(self._patience(exchange))
+        self.sink_left = exchange.bulk_left
+        self.sink = exchange.connection if self.sink_left >= BULK_BYTES else None
+        if exchange.request_done or exchange.holds_too_much:
+            self.update_reading()
+
+    def _move(self) -> bool:
+        exchange = self._exchange
+        if (
+            exchange is None
+            or exchange.connection is not self.sink
+            or exchange.bulk_left != self.sink_left
+        ):
+            self.sink = None  # what comes is not that body any more
+            return False
+        return super()._move()
+
+    def moved(self, count: int) -> None:
+        exchange = self._exchange
+        assert exchange is not None
+        self.counts.bytes_in += count
+        exchange.on_body_moved(count)
+        if exchange.request_done:
+            self.sink = None
         self.await_for(self._patience(exchange))
         if exchange.request_done or exchange.holds_too_much:
             self.update_reading()
@@ -272,16 +361,20 @@ class HttpConnection(ClientStream):
     def _answer_self(
         self,
         action: FixedResponse | Redirect,
+        priority: int,
         head: RequestHead,
         facts: RequestFacts,
         rest: bytes,
     ) -> None:
         block = head.block
         body_to_come = bool(block.chunked or block.content_length)
-        keep = block.keep_alive and not body_to_come and not self.worker.draining
+        keep = block.keep_alive and not body_to_come and not self.listener.draining
         data = action_answer(action, head, facts, time(), keep=keep)
         self.counts.statuses[action.status // 100] += 1
-        self._log(head, action.status, "-", 0.0, len(data))
+        log = self.worker.access_log
+        if log is not None:
+            kind = "redirect" if isinstance(action, Redirect) else "fixed-response"
+            log.own(self, head, action.status, data, rule=priority, action=kind)
         self.write(data)
         if keep:
             self._ahead = rest
@@ -291,18 +384,72 @@ class HttpConnection(ClientStream):
 
     # -- what an Exchange asks and tells (forwarding.Client)
 
+    def peer_port(self) -> int:
+        """Of the client's address; 0 where it is not known any more."""
+        try:
+            port: int = self.sock.getpeername()[1]
+        except OSError:
+            return 0
+        return port
+
+    @property
+    def is_logged(self) -> bool:
+        return self.worker.access_log is not None
+
     def later(self, seconds: float, call: Callable[[], None]) -> None:
         self.worker.loop.call_later(seconds, call)
 
+    @property
+    def stream(self) -> Stream:
+        return self
+
+    def count_written(self, count: int) -> None:
+        self.counts.bytes_out += count
+
     def await_body(self) -> None:
         self.await_for(self.idle_timeout)
+
+    def take_answer(self, exchange: Exchange, head: ResponseHead, data: bytes) -> bool:
+        worker = self.worker
+        block = exchange.head.block
+        if (
+            not block.keep_alive
+            or not block.http_11
+            or not exchange.request_done
+            or self._ahead
+            or self._eof
+            or not self._writable
+            or self.to_send
+            or self.listener.draining
+            or len(data) > SEND_BYTES
+        ):
+            return False
+        at = len(head.raw)
+        exchange.bytes_out = len(data) - at
+        if head.kept is not head.raw:
+            data = head.kept + data[at:]
+        self.counts.bytes_out += len(data)
+        self.to_send = data
+        self.reactor.send_soon(self)
+        self._exchange = None
+        worker.retries.active -= 1
+        self.counts.statuses[exchange.status // 100] += 1
+        if worker.access_log is not None:
+            exchange.head_out = len(head.kept)
+            worker.access_log.complete(self, exchange)
+        self.idle_since = worker.timers.now
+        self._turn = IDLE
+        self.await_for(self.idle_timeout)
+        if not self._reading:
+            self.update_reading()
+        return True
 
     def decide_keep(self, exchange: Exchange) -> bool:
         if (
             exchange.head.block.keep_alive
             and exchange.request_done
             and (not self._eof or self._ahead)
-            and not self.worker.draining
+            and not self.listener.draining
         ):
             return True
         self._closing = True
@@ -315,22 +462,19 @@ class HttpConnection(ClientStream):
         self, exchange: Exchange, connection: TargetConnection, head: bytes, rest: bytes
     ) -> None:
         self.send_now()
-        size = self.transport.get_write_buffer_size()
-        if size:
+        if self.backlog_bytes:
             # The rest of an earlier answer: the socket cannot be taken from under it. Rare (a client
             # that pipelines, reads slowly, and upgrades), so that it costs a turn of the loop.
-            connection.transport.pause_reading()
+            connection.pause_reading()
             self.worker.loop.call_later(
                 0.005, self._start_tunnel_later, exchange, connection, head, rest
             )
             return
         target = exchange.target
         assert target is not None
-        try:
-            client_socket, target_socket = detach(self.transport, connection.transport)
-        except OSError as error:
-            exchange.on_tunnel_failed(error)
-            return
+        if self.closing or connection.closing:
+            return  # one has ended: its connection_lost says the rest
+        client_socket, target_socket = self.release(), connection.release()
         self._reading = False
         self._exchange = None
         self._turn = GONE
@@ -342,11 +486,15 @@ class HttpConnection(ClientStream):
         target.answering += 1
         ahead, self._ahead = self._ahead, b""
 
-        def ended(pump: object) -> None:
+        exchange.head_out = len(head)
+
+        def ended(pump: Pump, reason: str) -> None:
             target.answering -= 1
             target.end(None)
-            seconds = perf_counter() - exchange.began + exchange.waited
-            self._log(exchange.head, 101, target.key, seconds, 0)
+            if worker.access_log is not None:
+                received = len(ahead) + pump.bytes_a_to_b
+                sent = len(rest) + pump.bytes_b_to_a
+                worker.access_log.tunnel(self, exchange, received, sent, reason)
 
         tunnel = Tunnel(
             worker,
@@ -358,6 +506,7 @@ class HttpConnection(ClientStream):
             to_target=ahead,
             idle_timeout=self.idle_timeout,
             on_end=ended,
+            listener=self.listener,
         )
         tunnel.start()
 
@@ -373,7 +522,7 @@ class HttpConnection(ClientStream):
         worker.retries.active -= 1
         self.counts.statuses[exchange.status // 100] += 1
         if worker.access_log is not None:
-            self._log_exchange(exchange, exchange.status)
+            worker.access_log.complete(self, exchange)
         if self._closing:
             if exchange.request_done and not self._ahead:
                 self.close()
@@ -384,13 +533,13 @@ class HttpConnection(ClientStream):
 
     def on_exchange_failed(self, exchange: Exchange, error: RequestError) -> None:
         self._exchange = None
-        self._count(exchange, 0)
+        self.worker.retries.active -= 1
         self._error(error, exchange.head, exchange, keep=exchange.request_done)
 
     def on_exchange_cut(self, exchange: Exchange, error: RequestError) -> None:
         self._exchange = None
         self.counts.errors += 1
-        self._count(exchange, exchange.status)
+        self._count(exchange, exchange.status, error.cause, f"cut: {error.detail}")
         self.cut()
 
     # -- ends and errors
@@ -433,13 +582,14 @@ class HttpConnection(ClientStream):
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             head = exchange.head
-            answered = exchange.status
             exchange.abandon()
-            self._count(exchange, 0)
-            if answered:
+            if exchange.status:
+                self.worker.retries.active -= 1
                 self.counts.errors += 1
+                self._log_short(exchange, exchange.status, error.cause, f"cut: {error.detail}")
                 self.cut()
                 return
+            self.worker.retries.active -= 1
         self._error(error, head, exchange, keep=False)
 
     def _error(
@@ -459,22 +609,15 @@ class HttpConnection(ClientStream):
             and head.block.keep_alive
             and head.block.http_11
             and (not self._eof or bool(self._ahead))
-            and not worker.draining
+            and not self.listener.draining
         )
         head_only = head is not None and head.method == b"HEAD"
         data = error_answer(error, time(), close=not keep, head_only=head_only)
         self.write(data)
-        if worker.access_log is not None:
-            target = exchange.last_target if exchange is not None else None
-            self._log(
-                head,
-                error.status,
-                target.key if target is not None else "-",
-                perf_counter() - exchange.began + exchange.waited if exchange is not None else 0.0,
-                len(data),
-                error.cause,
-                error.detail,
-            )
+        if exchange is not None:
+            self._log_short(exchange, error.status, error.cause, error.detail, data)
+        elif worker.access_log is not None:
+            worker.access_log.own(self, head, error.status, data, error.cause, error.detail)
         if keep:
             self._become_idle()
         else:
@@ -498,8 +641,9 @@ class HttpConnection(ClientStream):
                     return
                 self._exchange = None
                 exchange.abandon()
-                self._count(exchange, exchange.status)
-                self.transport.abort()
+                detail = f"the client took nothing for {self.idle_timeout:g} s"
+                self._count(exchange, exchange.status, "client_timeout", detail)
+                self.drop()
             elif not exchange.request_done and exchange.connection is not None and self._reading:
                 self._refuse(
                     RequestError(408, "http_request_error", "the body did not come in time")
@@ -511,18 +655,26 @@ class HttpConnection(ClientStream):
         elif turn in (IDLE, HEAD):
             self.close()
         else:
-            self.transport.abort()
+            self.drop()
 
     def begin_drain(self) -> None:
-        """The worker stops: an idle connection is closed; others are told with their next answer.
+        """The worker stops, or the listener is no more: an idle connection is closed; others are told
+        with their next answer.
 
         One that was busy a moment ago will most likely send again, and is told then."""
-        if self.transport is None:
-            return  # accepted just now: the loop has not made its transport yet
         if self._exchange is None and self._turn in (IDLE, HEAD) and not self._ahead:
             quiet = self.worker.timers.now - self.idle_since
             if quiet >= self.worker.drain_grace and not self.has_more():
                 self.close()
+
+    def renew(self) -> None:
+        """The listener's settings have changed: the next request is read by the new ones."""
+        settings = self.listener.settings
+        self.idle_timeout = settings.idle_timeout
+        self.fields = self.listener.fields_for(self.fields.peer)
+        if not self.fields.trusted:
+            self.client_ip = self.fields.peer
+        self._last = None  # it was rewritten by the old ones
 
     def leave_suspects(self) -> None:
         """The table has changed: a request that waits on a suspect target may go elsewhere."""
@@ -532,33 +684,21 @@ class HttpConnection(ClientStream):
             if target is not None and (target.suspect or target.state == "unhealthy"):
                 exchange.leave_suspect()
 
-    def _count(self, exchange: Exchange, status: int) -> None:
+    def abort(self, reason: str) -> None:
+        self._abort_reason = reason
+        super().abort(reason)
+
+    def _count(self, exchange: Exchange, status: int, why: str, detail: str) -> None:
+        """It ended without a whole answer; `status` is 0 where the client had nothing of one."""
         worker = self.worker
         worker.retries.active -= 1
         if status:
             self.counts.statuses[status // 100] += 1
-            self._log_exchange(exchange, status)
+        self._log_short(exchange, status or 499, why, detail)
 
-    def _log_exchange(self, exchange: Exchange, status: int) -> None:
-        target = exchange.last_target
-        self._log(
-            exchange.head,
-            status,
-            target.key if target is not None else "-",
-            perf_counter() - exchange.began + exchange.waited,
-            exchange.bytes_out,
-        )
-
-    def _log(
-        self,
-        head: RequestHead | None,
-        status: int,
-        target: str,
-        seconds: float,
-        size: int,
-        cause: str = "",
-        detail: str = "",
+    def _log_short(
+        self, exchange: Exchange, status: int, why: str, detail: str, answer: bytes = b""
     ) -> None:
         log = self.worker.access_log
         if log is not None:
-            log.write(self.client_ip, head, status, target, seconds, size, cause, detail)
+            log.cut_short(self, exchange, status, why, detail, answer)

@@ -5,7 +5,7 @@ is kept for a second try. Knows no connection.
 from __future__ import annotations
 
 from fastlb.data_plane.chunked import ChunkedDecoder, ChunkError, encode, encode_end
-from fastlb.data_plane.request_head import IDEMPOTENT, RequestHead
+from fastlb.data_plane.request_head import RequestHead
 from fastlb.errors import RequestError
 
 REPLAY_BYTES = 65536
@@ -23,6 +23,7 @@ class RequestBody:
         "_held",
         "_held_bytes",
         "_left",
+        "_length",
         "_limit",
         "_replays",
         "done",
@@ -31,11 +32,11 @@ class RequestBody:
     def __init__(self, head: RequestHead, limit: int | None) -> None:
         block = head.block
         self.done = False
-        self._left = block.content_length
+        self._left = self._length = block.content_length
         self._decoder = ChunkedDecoder() if block.chunked else None
         self._limit = limit
         self._bytes = 0
-        self._replays = head.method in IDEMPOTENT
+        self._replays = head.idempotent
         self._held: list[bytes] | None = []
         self._held_bytes = 0
 
@@ -64,6 +65,16 @@ class RequestBody:
             encoded += encode_end(decoder.trailers)
         return self._keep(encoded), decoder.rest
 
+    @property
+    def bulk_left(self) -> int:
+        """How many of the bytes to come go to the target as they are, and need not be kept."""
+        return self._left if self._decoder is None and self._held is None else 0
+
+    def moved(self, count: int) -> None:
+        """So many of those went."""
+        self._left -= count
+        self.done = not self._left
+
     def _keep(self, encoded: bytes) -> bytes:
         if self._held is not None and encoded:
             self._held.append(encoded)
@@ -74,6 +85,11 @@ class RequestBody:
     def holds_too_much(self) -> bool:
         """Whether no more should be read before a target takes what is held."""
         return self._held_bytes >= HELD_BYTES
+
+    @property
+    def received(self) -> int:
+        """Bytes of the body that have come, without the framing of chunks."""
+        return self._length - self._left + self._bytes
 
     @property
     def is_whole(self) -> bool:

@@ -1,9 +1,10 @@
 """Reads the head of a request, refuses what could be read in two ways, and writes what the target gets.
 
 httptools (strict) checks the grammar; one regular expression finds the few fields that a proxy acts on;
-everything else is copied as it came. A header block that equals the connection's last one is not read
-again (`HeaderBlock.raw`), since only the request line differs between most requests of a connection.
-Pure but for the parser object; knows no connection.
+everything else is copied as it came. What equals what was read before, byte for byte, is not read again:
+the whole head (`RequestHead.raw`), or the header block after another request line (`HeaderBlock.raw`), of
+the connection's last request or of another connection from the same address. That is sound since both are
+pure functions of those bytes. Knows no connection.
 """
 
 from __future__ import annotations
@@ -37,6 +38,11 @@ _HOST = re.compile(
     rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+(?:%25[A-Za-z0-9._~-]+)?\])(?::[0-9]{0,5})?"
 )
 _DIGITS = re.compile(rb"[0-9]{1,18}")
+MAX_REQUEST_LINE = 16384
+"""AWS's 16 K; a longer one is answered 414."""
+_REMEMBERED_BLOCKS = 1024
+_REMEMBERED_BYTES = 4096
+"""Blocks of at most so many bytes are remembered over connections: some 3 MB a worker, 12 at most."""
 
 IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))
 """RFC 9110 §9.2.2, of the methods that this proxy passes (TRACE is refused)."""
@@ -47,15 +53,16 @@ class RequestParserShell:
     """The callbacks of a httptools parser that only checks: there are none."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class ForwardedFields:
-    """What a Listener and a client's address add to each request; made once a connection.
+    """What a Listener and a client's address add to each request; connections of an address share one.
 
-    `client` is the client's address as X-Forwarded-For writes it. `trusted` says that the client is
+    `peer` is the client's address, and `client` as X-Forwarded-For writes it. `trusted` says that the client is
     one of the trusted proxies, whose own X-Forwarded-* are kept. `mode` is append, preserve or remove;
     `strict` says that trusted proxies are configured, so that others' X-Forwarded-For is dropped.
     """
 
+    peer: str
     client: bytes
     port: bytes
     host: bytes
@@ -84,18 +91,21 @@ class HeaderBlock:
     upgrade: bytes
     forwarded_for: bytes
     memorable: bool
-    """A complete request without a body on a connection that stays: the next may be compared with it."""
+    """Of HTTP/1.1, and nothing in it changes the protocol: other requests may be compared with it."""
+    bodyless: bool
 
 
 @dataclass(slots=True)  # not frozen: one is made for each message, and that makes it dear
 class RequestHead:
     """One request's line and its fields. `target` is in origin form, or `*`; `line` is the request
-    line for the target, with its CRLF."""
+    line for the target, with its CRLF. `raw` is the head as it came, where it may come again."""
 
     method: bytes
     target: bytes
     line: bytes
     block: HeaderBlock
+    idempotent: bool
+    raw: bytes
 
     def to_target(self, trace: bytes) -> bytes:
         """The head as it goes to a target; `trace` is the request's new trace id."""
@@ -108,12 +118,34 @@ def _bad(detail: str, status: int = 400) -> RequestError:
 
 
 class HeadReader:
-    """Reads heads for all connections of a worker: httptools parsers are kept and reused here."""
+    """Reads heads for all connections of a worker, and keeps what they have in common: the httptools
+    parser, and header blocks that came before."""
 
-    __slots__ = ("_parser",)
+    __slots__ = ("_blocks", "_parser")
 
     def __init__(self) -> None:
         self._parser = httptools.HttpRequestParser(RequestParserShell())
+        self._blocks: dict[tuple[ForwardedFields, int, bytes], HeaderBlock] = {}
+
+    def again(self, data: bytes, last: RequestHead) -> RequestHead | None:
+        """The request in `data`, where that is one whole request whose fields are `last`'s."""
+        block = last.block
+        raw = block.raw
+        if not data.endswith(raw):
+            return None
+        size = len(data)
+        line = _COMMON_LINE.fullmatch(data, 0, size - len(raw))
+        if line is None or size > MAX_REQUEST_LINE:
+            return None
+        method, target = line.groups()
+        return RequestHead(
+            method,
+            target,
+            line[0],
+            block,
+            method in IDEMPOTENT,
+            data if target == last.target else b"",  # kept only where it seems to come again
+        )
 
     def read(
         self, head: bytes, last: HeaderBlock | None, fields: ForwardedFields, max_headers: int
@@ -123,11 +155,15 @@ class HeadReader:
         `last` is the HeaderBlock of the connection's previous request.
         """
         line = _COMMON_LINE.match(head)
-        if line is not None and last is not None:
+        if line is not None:
             at = line.end()
-            if len(head) - at == len(last.raw) and last.http_11 and head.endswith(last.raw):
+            if last is not None and len(head) - at == len(last.raw) and head.endswith(last.raw):
+                known: HeaderBlock | None = last
+            else:
+                known = self._blocks.get((fields, max_headers, head[at:]))
+            if known is not None:
                 method, target = line.groups()
-                return RequestHead(method, target, line[0], last)
+                return RequestHead(method, target, line[0], known, method in IDEMPOTENT, head)
         line = _REQUEST_LINE.match(head)
         if line is None:
             raise self._why_not(head)
@@ -140,8 +176,12 @@ class HeadReader:
             # The parser may wait for this request's body, and would take the next head for it.
             self._parser = httptools.HttpRequestParser(RequestParserShell())
             raise
-        if not block.memorable:
+        if not (block.memorable and block.keep_alive and block.bodyless):
             self._parser = httptools.HttpRequestParser(RequestParserShell())
+        if block.memorable and len(block.raw) <= _REMEMBERED_BYTES:
+            if len(self._blocks) >= _REMEMBERED_BLOCKS:
+                self._blocks.clear()
+            self._blocks[fields, max_headers, block.raw] = block
         if target == b"*" and method != b"OPTIONS":
             raise _bad("the request target * is for OPTIONS")
         if authority is not None:
@@ -150,7 +190,8 @@ class HeadReader:
             target = rest or (b"*" if method == b"OPTIONS" else b"/")  # RFC 9112 §3.2.4
             if target[:1] == b"?":
                 target = b"/" + target
-        return RequestHead(method, target, b"%b %b HTTP/1.1\r\n" % (method, target), block)
+        line_out = b"%b %b HTTP/1.1\r\n" % (method, target)
+        return RequestHead(method, target, line_out, block, method in IDEMPOTENT, head)
 
     def _check(self, head: bytes, method: bytes) -> None:
         if method in (b"TRACE", b"CONNECT", b"PRI"):  # PRI begins HTTP/2, and is nothing else
@@ -284,9 +325,8 @@ def _read_block(
         upgrade=wants_upgrade,
         forwarded_for=forwarded_for,
         # httptools takes Proxy-Connection for Connection, and `close` would end its parser.
-        memorable=keep_alive
-        and http_11
-        and not (size or chunked or upgrade or expect or proxy_connection),
+        memorable=http_11 and not (upgrade or expect or proxy_connection),
+        bodyless=not (size or chunked),
     )
 
 
@@ -338,9 +378,9 @@ def glimpse(head: bytes) -> RequestHead | None:
     return RequestHead(
         line[1],
         line[2],
-        b"",
+        line[0],
         HeaderBlock(
-            raw=b"",
+            raw=head[line.end() :],
             forwarded=b"",
             rest=b"",
             host=host,
@@ -351,7 +391,10 @@ def glimpse(head: bytes) -> RequestHead | None:
             upgrade=b"",
             forwarded_for=b"",
             memorable=False,
+            bodyless=True,
         ),
+        False,
+        b"",
     )
 
 

@@ -24,6 +24,8 @@ _FIELDS = re.compile(
 )
 _LENGTH = frozenset((b"content-length",))
 _DIGITS = re.compile(rb"[0-9]{1,18}")
+_LENGTH_AS_WE_WRITE = re.compile(rb"0|[1-9][0-9]{0,17}")
+_KEEP_ALIVE = (b"Connection", b"keep-alive")
 _KEEP_ALIVE_TIMEOUT = re.compile(rb"(?i)(?:^|[,\s])timeout=([0-9]{1,6})")
 
 
@@ -31,7 +33,7 @@ class ResponseParserShell:
     """The callbacks of a httptools parser that only checks: there are none."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made for most messages, and that makes it dear
 class ResponseBlock:
     """What the fields of one response say; a pure function of the bytes after its status line.
 
@@ -52,12 +54,17 @@ class ResponseBlock:
 
 @dataclass(slots=True)  # not frozen: one is made for each message, and that makes it dear
 class ResponseHead:
-    """`line` is the status line with its CRLF, always of HTTP/1.1."""
+    """`line` is the status line with its CRLF, always of HTTP/1.1. `raw` is the head as it came; `whole`
+    the bytes of it and its body, where a Content-Length says so, else -1. `kept` is what a client of
+    HTTP/1.1 that stays gets, where there is such a length: `raw` itself if nothing was taken out."""
 
     status: int
     line: bytes
     http_11: bool
     block: ResponseBlock
+    raw: bytes
+    whole: int
+    kept: bytes
 
     @property
     def reusable(self) -> bool:
@@ -120,10 +127,61 @@ class ResponseReader:
             block = _read_block(head, at)
         http_11 = minor == b"1"
         start = line[0] if http_11 else b"HTTP/1.1" + line[0][8:]
-        return ResponseHead(int(digits), start, http_11, block)
+        status = int(digits)
+        length = block.length
+        framed = length is not None and status >= 200 and status not in (204, 304)
+        return ResponseHead(
+            status,
+            start,
+            http_11,
+            block,
+            head,
+            len(head) + length if framed and length is not None else -1,
+            (head if http_11 and block.unchanged else b"".join((start, block.forwarded, b"\r\n")))
+            if framed
+            else b"",
+        )
 
 
 def _read_block(head: bytes, at: int) -> ResponseBlock:
+    """The fields of a head whose grammar httptools has accepted; `at` is where the first begins."""
+    return _read_common(head, at, _FIELDS.findall(head, at - 1, len(head) - 2)) or _read_any(
+        head, at
+    )
+
+
+def _read_common(head: bytes, at: int, found: list[tuple[bytes, bytes]]) -> ResponseBlock | None:
+    """Of a head in which Content-Length, and Connection: keep-alive or not, is all that a proxy acts on,
+    both written as everybody writes them; None of any other. `_read_any` says the same of it."""
+    stays = len(found) == 2
+    if stays:
+        first, second = found
+        if first == _KEEP_ALIVE:
+            name, value = second
+        elif second == _KEEP_ALIVE:
+            name, value = first
+        else:
+            return None
+    elif len(found) == 1:
+        name, value = found[0]
+    else:
+        return None
+    if (
+        name not in (b"Content-Length", b"content-length")
+        or not _LENGTH_AS_WE_WRITE.fullmatch(value)
+        or b"\n%b: %b\r\n" % (name, value) not in head
+    ):
+        return None
+    raw = head[at:]
+    lines = raw[:-2]
+    if stays:
+        lines = (b"\n" + lines).replace(b"\nConnection: keep-alive\r\n", b"\n", 1)[1:]
+        if len(lines) + 26 != len(raw):
+            return None
+    return ResponseBlock(raw, lines, not stays, int(value), False, False, stays, None, b"")
+
+
+def _read_any(head: bytes, at: int) -> ResponseBlock:
     length: int | None = None
     chunked = False
     options = NO_OPTIONS

@@ -12,7 +12,7 @@ from itertools import accumulate
 from random import random
 from typing import Protocol, TypeVar
 
-from fastlb.model.target_group import Algorithm, TargetState
+from fastlb.model.target_group import OUT_OF_USE, Algorithm, TargetState
 
 LONGEST_CYCLE = 4096
 """Longest precomputed round-robin cycle; weights that need more are scaled down to it."""
@@ -45,11 +45,12 @@ T = TypeVar("T", bound=Choosable)
 def eligible(targets: Sequence[T]) -> tuple[list[T], bool]:
     """The targets to choose from, and whether that is failing open.
 
-    Healthy primaries; else healthy backups; else, failing open, all that are neither leaving nor
-    unused: a wrong verdict about all of them must not be an outage (AWS does the same). A `doubted`
-    target is one that this worker alone saw fail, until the supervisor has said more.
+    Healthy primaries; else healthy backups; else, failing open, all that are not out of use (leaving,
+    drained or disabled by an operator, unused): a wrong verdict about all of them must not be an outage
+    (AWS does the same). A `doubted` target is one that this worker alone saw fail, until the supervisor
+    has said more.
     """
-    weighty = [t for t in targets if t.weight > 0 and t.state not in ("draining", "unused")]
+    weighty = [t for t in targets if t.weight > 0 and t.state not in OUT_OF_USE]
     good = [t for t in weighty if t.state == "healthy" and not t.suspect and not t.doubted]
     primaries = [t for t in good if not t.backup]
     if primaries or good:

@@ -62,6 +62,43 @@ pipes = PipePool(PIPES)
 """The process's pool. A direction holds a pipe in a callback, or while its sink is blocked."""
 
 
+def move(source: int, sink: int, most: int) -> tuple[int, bytes, OSError | None] | None:
+    """Splice what waits at `source`, up to `most` bytes, into `sink`.
+
+    Tells how many came (0 where the source has ended), what of them the sink did not take, and how the
+    sink failed. None where there is no pipe, or no splice: then they are to be read and sent. Raises
+    BlockingIOError where nothing waits, and OSError where the source failed.
+    """
+    pipe = pipes.take()
+    if pipe is None:
+        return None
+    try:
+        count = os.splice(source, pipe.write_end, min(most, pipes.size), flags=_NOWAIT)
+        pipe.held = count
+        if not count:
+            return 0, b"", None
+        try:
+            pipe.held -= os.splice(pipe.read_end, sink, count, flags=_NOWAIT)
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            return count, b"", error
+        left = b""
+        while pipe.held:
+            piece = os.read(pipe.read_end, pipe.held)
+            pipe.held -= len(piece)
+            left += piece
+        return count, left, None
+    except OSError as error:
+        if error.errno not in _NO_SPLICE:
+            raise
+        pipes.limit = 0
+        pipes.close()
+        return None
+    finally:
+        pipes.give(pipe)
+
+
 class _Flow:
     """One direction of a Pump."""
 

@@ -19,6 +19,7 @@ from fastlb.model.target_group import TargetGroup
 from fastlb.target_table.counters import (
     BUCKETS,
     HISTOGRAM,
+    QUICK_BUCKETS,
     ROW,
     Cell,
     Counters,
@@ -144,7 +145,11 @@ class TargetRuntime:
         self.in_flight -= 1
         self._cells[self._base] = self.in_flight
         if seconds is not None:
-            self.histogram[bucket_of(int(seconds * 1e6))] += 1
+            elapsed = int(seconds * 1e6)
+            if 0 <= elapsed < 65536:
+                self.histogram[QUICK_BUCKETS[elapsed]] += 1
+            else:
+                self.histogram[bucket_of(elapsed)] += 1
             self.latency += seconds
         if not self._dirty:
             self._dirty = True
@@ -363,7 +368,7 @@ class TargetTable:
 
     def apply(self, snapshot: Snapshot) -> None:
         """Make groups and targets what `snapshot` says; those that stay keep their state."""
-        rows = tuple(range(max((snapshot.config.workers, *snapshot.slots)) + 1))
+        rows = tuple(snapshot.all_rows)
         settings = {group.name: group for group in snapshot.config.target_groups}
         for name in self.groups.keys() - settings.keys():
             self.groups.pop(name).held.close(f"target group {name} is no more")

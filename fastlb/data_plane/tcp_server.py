@@ -11,6 +11,8 @@ import errno
 import os
 import select
 import socket
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 from fastlb.data_plane.listener_counts import ListenerCounts
@@ -36,6 +38,21 @@ class Owner(Protocol):
     def connection_closed(self, connection: TcpConnection) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class TcpEnd:
+    """What became of a connection, for the access log; `connect` is -1 where no target took it. Times are
+    in seconds; `why` is a Pump's reason, or a RequestError's cause."""
+
+    targets: tuple[str, ...]
+    bytes_in: int
+    bytes_out: int
+    held: float
+    connect: float
+    total: float
+    why: str
+    detail: str
+
+
 class TcpConnection:
     """Lives from the accepted socket to the end of both sides; `start()` may end it at once.
 
@@ -45,12 +62,15 @@ class TcpConnection:
 
     __slots__ = (
         "_began",
+        "_came",
         "_client",
         "_client_ip",
         "_connected_in",
+        "_failure",
         "_group",
         "_held",
         "_idle_timeout",
+        "_on_end",
         "_owner",
         "_pause",
         "_pump",
@@ -60,6 +80,7 @@ class TcpConnection:
         "armed_tick",
         "counts",
         "deadline",
+        "listener",
         "tried",
         "waited",
     )
@@ -72,15 +93,21 @@ class TcpConnection:
         idle_timeout: float,
         client: socket.socket,
         client_ip: str,
+        on_end: Callable[[TcpEnd], None] | None = None,
     ) -> None:
         self.armed_tick = 0
         self.deadline = 0.0
+        self.listener: object = None
+        """Through which it came, set by that."""
         self.counts = counts
         self._owner = owner
         self._group = group
         self._idle_timeout = idle_timeout
         self._client = client
         self._client_ip = client_ip
+        self._on_end = on_end
+        self._came = owner.loop.time()
+        self._failure = ""
         self.tried: list[TargetRuntime] = []
         self.waited = 0.0
         self._held = False
@@ -108,12 +135,12 @@ class TcpConnection:
             self._pump.abort(reason)
         else:
             self._leave_target()
-            self._close()
+            self._close(reason)
 
     def on_deadline(self, now: float) -> None:
         pump = self._pump
         if self._held:
-            self._give_up()
+            self._give_up("no target in time")
             return
         if pump is None:
             self._refused_by_target(OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)))
@@ -137,11 +164,11 @@ class TcpConnection:
                 return
             if may_hold and self._hold():
                 return
-        self._give_up()
+        self._give_up(self._failure or f"no target of group {self._group.settings.name} is there")
 
-    def _give_up(self) -> None:
+    def _give_up(self, detail: str, why: str = "destination_unavailable") -> None:
         self.counts.errors += 1
-        self._close()
+        self._close(why, detail)
 
     # -- while no target can take it (hold.Held)
 
@@ -151,7 +178,8 @@ class TcpConnection:
             return False
         try:
             seconds = self._group.held.add(self, hold)
-        except RequestError:
+        except RequestError as error:
+            self._failure = error.detail
             return False  # TCP has no word for why
         self._held = True
         self._owner.timers.arm(self, self._owner.loop.time() + seconds)
@@ -179,7 +207,7 @@ class TcpConnection:
         self._connect(target)
 
     def on_hold_over(self, error: RequestError) -> None:
-        self._give_up()
+        self._give_up(error.detail, error.cause)
 
     # -- connecting
 
@@ -233,8 +261,8 @@ class TcpConnection:
             self._client.recv(1, socket.MSG_PEEK)
         except BlockingIOError:
             return
-        except OSError as error:
-            self.abort(str(error))
+        except OSError:
+            self.abort("reset by a")
             return
         # Its bytes stay in the kernel, and so would wake the loop for ever.
         self._owner.loop.remove_reader(self._client.fileno())
@@ -244,11 +272,12 @@ class TcpConnection:
         assert target is not None
         self._leave_target()
         local = error.errno in LOCAL_ERRORS
+        self._failure = f"{(error.strerror or str(error)).lower()} on {target.address}"
         if not local:
             kind = "timeout" if error.errno == errno.ETIMEDOUT else "reset"
             if is_refusal(error):
                 kind = "refused"
-            target.failed(kind, f"{(error.strerror or str(error)).lower()} on {target.address}")
+            target.failed(kind, self._failure)
         self._try_targets(may_hold=not local)  # no instance to come would mend it
 
     def _leave_target(self) -> None:
@@ -285,7 +314,7 @@ class TcpConnection:
         owner.timers.arm(self, self._pump.last_activity + self._idle_timeout)
         self._pump.start()
 
-    def _on_pump_done(self, pump: Pump, _reason: str) -> None:
+    def _on_pump_done(self, pump: Pump, reason: str) -> None:
         target = self._target
         assert target is not None
         self._pump = self._target = self._to_target = None
@@ -297,8 +326,24 @@ class TcpConnection:
         self.counts.bytes_out += pump.bytes_b_to_a
         owner.timers.disarm(self)
         owner.connection_closed(self)
+        self._tell_end(reason, "", pump.bytes_a_to_b, pump.bytes_b_to_a)
 
-    def _close(self) -> None:
+    def _tell_end(self, why: str, detail: str, received: int = 0, sent: int = 0) -> None:
+        if self._on_end is None:
+            return
+        end = TcpEnd(
+            targets=tuple(target.key for target in self.tried),
+            bytes_in=received,
+            bytes_out=sent,
+            held=self.waited,
+            connect=-1.0 if self._connected_in is None else self._connected_in,
+            total=self._owner.loop.time() - self._came,
+            why=why,
+            detail=detail,
+        )
+        self._on_end(end)
+
+    def _close(self, why: str, detail: str = "") -> None:
         """End the client by a reset, which it cannot take for an empty answer."""
         if self._client.fileno() != -1:
             self._end_hold()
@@ -306,6 +351,7 @@ class TcpConnection:
             self._client.close()
             self._owner.timers.disarm(self)
             self._owner.connection_closed(self)
+            self._tell_end(why, detail)
 
 
 def _family(address: Address) -> socket.AddressFamily:

@@ -1,10 +1,8 @@
-"""An upgraded HTTP connection (WebSocket and the like): two sockets taken out of their transports, and
+"""An upgraded HTTP connection (WebSocket and the like): two sockets taken out of their Streams, and
 the same Pump as for TCP between them. Knows no HTTP."""
 
 from __future__ import annotations
 
-import asyncio
-import os
 import socket
 from collections.abc import Callable
 
@@ -12,29 +10,6 @@ from fastlb.data_plane.listener_counts import ListenerCounts
 from fastlb.data_plane.splice import Pump
 from fastlb.data_plane.target_runtime import TargetRuntime
 from fastlb.data_plane.worker_state import WorkerState
-
-
-def detach(
-    client: asyncio.Transport, server: asyncio.Transport
-) -> tuple[socket.socket, socket.socket]:
-    """The sockets of both transports, non-blocking; the transports are gone, and nothing was sent of
-    that. Raises OSError where descriptors are short: then both transports are as they were.
-
-    Neither may have anything left to write, and their protocols must expect `connection_lost`.
-    """
-    first = os.dup(client.get_extra_info("socket").fileno())
-    try:
-        second = os.dup(server.get_extra_info("socket").fileno())
-    except OSError:
-        os.close(first)
-        raise
-    for transport in (client, server):
-        transport.pause_reading()
-        transport.abort()
-    taken = socket.socket(fileno=first), socket.socket(fileno=second)
-    for one in taken:
-        one.setblocking(False)
-    return taken
 
 
 class Tunnel:
@@ -48,6 +23,7 @@ class Tunnel:
         "armed_tick",
         "counts",
         "deadline",
+        "listener",
         "target",
     )
 
@@ -62,10 +38,12 @@ class Tunnel:
         to_client: bytes,
         to_target: bytes,
         idle_timeout: float,
-        on_end: Callable[[Pump], None],
+        on_end: Callable[[Pump, str], None],
+        listener: object = None,
     ) -> None:
         self.armed_tick = 0
         self.deadline = 0.0
+        self.listener = listener
         self.counts = counts
         self.target = target
         self._owner = owner
@@ -93,9 +71,9 @@ class Tunnel:
     def abort(self, reason: str) -> None:
         self._pump.abort(reason)
 
-    def _done(self, pump: Pump, _reason: str) -> None:
+    def _done(self, pump: Pump, reason: str) -> None:
         self._owner.timers.disarm(self)
         self._owner.connection_closed(self)
         self.counts.bytes_in += pump.bytes_a_to_b
         self.counts.bytes_out += pump.bytes_b_to_a
-        self._on_end(pump)
+        self._on_end(pump, reason)

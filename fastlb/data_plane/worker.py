@@ -14,24 +14,31 @@ import resource
 import signal
 import socket
 import time
+from pathlib import Path
 
 import uvloop
 
-from fastlb.data_plane.acceptor import Accepted, Acceptor, Crowd
-from fastlb.data_plane.access_log import AccessLog
+from fastlb.data_plane.acceptor import Accepted, Crowd
+from fastlb.data_plane.access_log import AccessLog, lines_of
 from fastlb.data_plane.http_server import HttpConnection
-from fastlb.data_plane.listener_runtime import HttpListener, TcpListener
+from fastlb.data_plane.listener_runtime import HttpListener
+from fastlb.data_plane.listening import LAST_ACCEPTS, Listening
 from fastlb.data_plane.worker_state import WorkerState
 from fastlb.errors import FastlbError
-from fastlb.logs import start_logging
+from fastlb.logs import keep_log, start_logging
+from fastlb.model.configuration import Configuration
 from fastlb.target_table.counters import ROW, Counters
 from fastlb.target_table.counters import Worker as Head
-from fastlb.target_table.handover import answer_takeover, bind_handover_socket, listener_key
+from fastlb.target_table.handover import answer_takeover, bind_handover_socket
 from fastlb.target_table.layout import Snapshot
 from fastlb.target_table.pipe import (
     Drain,
+    Listen,
+    Missing,
     Ready,
     Relieve,
+    Reopen,
+    Retire,
     Stop,
     TableChanged,
     WorkerStart,
@@ -41,10 +48,6 @@ from fastlb.target_table.pipe import (
 from fastlb.target_table.reader import TableReader
 
 log = logging.getLogger("fastlb.worker")
-
-LAST_ACCEPTS = 0.1
-"""Seconds between closing the duplicates of others' slots and emptying our own: by then every other
-worker has closed its duplicates too, so that each queue is emptied and closed in one go."""
 
 HANDOVER_LOOK = 10
 """Ticks, so that it is once a second: looks whether the takeover socket is still there."""
@@ -66,7 +69,9 @@ def worker_main(start: WorkerStart) -> None:
     # supervisor alone decides what follows.
     for ignored in _SUPERVISORS_SIGNALS:
         signal.signal(ignored, signal.SIG_IGN)
-    stop_logging = start_logging("info", f"worker {start.index} (pid {os.getpid()})")
+    name = f"worker {start.index} (pid {os.getpid()})"
+    stop_logging = start_logging("info", name, start.log_format, start.index)
+    stop_keeping = keep_log(Path(start.log), start.index) if start.log else None
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -76,6 +81,8 @@ def worker_main(start: WorkerStart) -> None:
         loop.run_until_complete(Worker(loop, start).run())
     finally:
         loop.close()
+        if stop_keeping is not None:
+            stop_keeping()
         stop_logging()
 
 
@@ -91,9 +98,6 @@ class Worker:
         self._state = WorkerState(loop, self._counters, start.index, start.pipe, self._on_tick)
         self._crowd = Crowd(self._state)
         self._snapshot: Snapshot | None = None
-        self._http: dict[str, HttpListener] = {}
-        self._tcp: dict[str, TcpListener] = {}
-        self._adopting: set[asyncio.Task[None]] = set()
         self._handover: tuple[socket.socket, asyncio.Task[None]] | None = None
         self._ticks = 0
         self._rows = range(0)
@@ -101,18 +105,11 @@ class Worker:
         """The rows that count, of the workers that live without a supervisor."""
         self._orphaned = False
         self._instance_ends = False
+        self._access_log_is = ("off", "json")
         self._ended: asyncio.Future[None] = loop.create_future()
-        self._acceptors: list[tuple[str, Acceptor]] = []
-        for key, sockets in start.listen.items():
-            for slot, listening in enumerate(sockets):
-                listening.setblocking(False)
-                accepted = (
-                    self._tcp_accepted(key) if key.startswith("tcp:") else self._http_accepted(key)
-                )
-                acceptor = Acceptor(
-                    self._state, self._crowd, listening, slot, accepted, self._relieve
-                )
-                self._acceptors.append((key, acceptor))
+        self._listening = Listening(
+            self._state, self._crowd, start, self._http_accepted, self._relieve, self._missing
+        )
 
     async def run(self) -> None:
         """Serve until drained or stopped."""
@@ -143,6 +140,7 @@ class Worker:
             state.flush()
             if state.access_log is not None:
                 state.access_log.close()
+            state.reactor.close()
 
     # -- the takeover socket
 
@@ -197,7 +195,7 @@ class Worker:
         state.targets.apply(snapshot)
         state.see_columns(snapshot.listener_columns)
         state.generation = generation
-        self._rows = range(max((snapshot.config.workers, *snapshot.slots)) + 1)
+        self._rows = snapshot.all_rows
         self._crowd.see_rows(self._rows)
         if renewed:
             self._configure(snapshot)
@@ -212,45 +210,48 @@ class Worker:
     def _configure(self, snapshot: Snapshot) -> None:
         config = snapshot.config
         logging.getLogger().setLevel(config.log_level.upper())
-        if config.access_log != "off" and self._state.access_log is None:
-            try:
-                self._state.access_log = AccessLog(config.access_log)
-            except OSError as error:
-                log.error(
-                    "no access log: cannot open %s: %s",
-                    config.access_log,
-                    error.strerror or error,
-                )
-        for listener in config.listeners:
-            key = listener_key(listener)
-            if listener.protocol == "tcp":
-                self._tcp[key] = TcpListener(self._state, listener, self._state.counts_of(key))
-            else:
-                groups, counts = self._state.targets.groups, self._state.counts_of(key)
-                self._http[key] = HttpListener(listener, groups, counts)
+        self._open_access_log(config)
+        self._listening.configure(snapshot)
+
+    def _open_access_log(self, config: Configuration) -> None:
+        """Where it is another than before. One that cannot be opened leaves the old one in use."""
+        state = self._state
+        old = state.access_log
+        wanted = config.access_log, config.access_log_format
+        if wanted == self._access_log_is:
+            return
+        try:
+            lines = lines_of(config.access_log_format, config.name, os.getpid())
+            state.access_log = (
+                AccessLog(config.access_log, lines) if config.access_log != "off" else None
+            )
+        except OSError as error:
+            what = "the former access log goes on" if old is not None else "no access log"
+            log.error("%s: %s", what, error.strerror or error)
+            return
+        self._access_log_is = wanted
+        if old is not None:
+            state.log_dropped += old.dropped
+            old.close(0)
 
     def _assign(self, snapshot: Snapshot) -> None:
-        limit = snapshot.config.max_connections
-        for key, acceptor in self._acceptors:
-            slot = acceptor.slot
-            # Without a supervisor nobody passes a dead worker's slot on: then all serve all.
-            mine = self._orphaned or (
-                slot < len(snapshot.slots) and snapshot.slots[slot] == self._start.index
-            )
-            if mine and (key in self._http or key in self._tcp):
-                acceptor.serve(limit)
-            elif acceptor.wanted:
-                acceptor.leave()
+        slots, index = snapshot.slots, self._start.index
+        # Without a supervisor nobody passes a dead worker's slot on: then all serve all.
+        self._listening.assign(
+            snapshot, lambda slot: self._orphaned or (slot < len(slots) and slots[slot] == index)
+        )
 
     def _on_tick(self) -> None:
         self._state.on_tick()
         self._crowd.tick()
         self._follow_table()
+        self._listening.tick()
         if self._orphaned:
             self._leave_dead_rows()
         self._ticks += 1
         if self._ticks % HANDOVER_LOOK == 0:
             self._keep_handover()
+            self._listening.ask_for_missing()
 
     def _leave_dead_rows(self) -> None:
         """Without a supervisor nobody clears a dead worker's row: its connections must not use up
@@ -269,38 +270,29 @@ class Worker:
 
     # -- connections
 
-    def _http_accepted(self, key: str) -> Accepted:
+    def _http_accepted(self, listener: HttpListener) -> Accepted:
         state = self._state
 
         def accepted(connection: socket.socket, address: str, refused: bool) -> None:
-            listener = self._http[key]
             listener.counts.accepted += 1
-            protocol = HttpConnection(state, listener, address, refused)
-            state.connection_opened(protocol)
-            task = self._loop.create_task(self._adopt(connection, protocol))
-            self._adopting.add(task)
-            task.add_done_callback(self._adopting.discard)
-
-        return accepted
-
-    async def _adopt(self, connection: socket.socket, protocol: HttpConnection) -> None:
-        try:
-            await self._loop.connect_accepted_socket(lambda: protocol, connection)
-        except OSError as error:
-            log.warning("a new connection from %s failed: %s", protocol.peer, error)
-            connection.close()
-            self._state.connection_closed(protocol)
-
-    def _tcp_accepted(self, key: str) -> Accepted:
-        def accepted(connection: socket.socket, address: str, refused: bool) -> None:
-            listener = self._tcp[key]
-            listener.counts.accepted += 1
-            listener.accepted(connection, address, refused)
+            client = HttpConnection(state, listener, address, refused)
+            try:
+                connection.setblocking(False)
+                client.open(connection)
+            except OSError as error:
+                log.warning("a new connection from %s failed: %s", address, error)
+                connection.close()
+                return
+            state.connection_opened(client)
 
         return accepted
 
     def _relieve(self, slot: int) -> bool:
         return not self._orphaned and send(self._pipe, Relieve(slot))
+
+    def _missing(self, key: str) -> None:
+        if not self._orphaned:
+            send(self._pipe, Missing(key))
 
     # -- the supervisor's words, and its absence
 
@@ -319,6 +311,15 @@ class Worker:
             elif isinstance(message, Drain):
                 self._instance_ends = True
                 self._drain(message.seconds)
+            elif isinstance(message, Retire):
+                self._begin_drain(message.seconds)
+            elif isinstance(message, Listen):
+                self._listening.take(message)
+                if self._snapshot is not None and not self._state.draining:
+                    self._assign(self._snapshot)
+            elif isinstance(message, Reopen):
+                if self._state.access_log is not None:
+                    self._state.access_log.reopen(message.number)
             elif isinstance(message, Stop):
                 self._end()
         if changed:
@@ -339,6 +340,8 @@ class Worker:
             self._end()
         else:
             log.warning("the supervisor is gone; serving on with the last target table")
+            self._follow_table()
+            self._listening.drop_unnamed()
             self._assign(self._snapshot)
 
     def _on_sigterm(self) -> None:
@@ -372,29 +375,28 @@ class Worker:
     def _drain(self, seconds: float, table: int | None = None) -> None:
         """Empty the accept queues, finish what is in flight within `seconds`, end. `table` is the memfd
         of a new supervisor's."""
-        state = self._state
-        if state.draining:
-            return
-        state.draining = True
-        state.drain_grace = min(state.drain_grace, seconds)
+        self._begin_drain(seconds)
         if table is None or not self._act_on(table):
             # At once, and not at the deadline: no instance is launched for one that stops, and a client
             # that is told can ask whoever serves next.
-            state.targets.end_holding(STOPPING)
-        for _, acceptor in self._acceptors:
-            if not acceptor.wanted:
-                acceptor.empty_and_close(for_good=False)
-        self._loop.call_later(min(LAST_ACCEPTS, seconds), self._stop_accepting)
+            self._state.targets.end_holding(STOPPING)
+
+    def _begin_drain(self, seconds: float) -> None:
+        state = self._state
+        state.drain_grace = min(state.drain_grace, seconds)
         self._loop.call_later(seconds, self._end)
+        if state.draining:
+            return  # it was retired before: now the instance ends, perhaps sooner
+        state.draining = True
+        self._listening.begin_drain()
+        self._loop.call_later(min(LAST_ACCEPTS, seconds), self._stop_accepting)
 
     def _stop_accepting(self) -> None:
-        for _, acceptor in self._acceptors:
-            acceptor.empty_and_close(for_good=self._instance_ends)
-        self._acceptors.clear()
+        self._listening.stop(for_good=self._instance_ends)
         self._end_when_idle()
 
     def _end_when_idle(self) -> None:
-        if not self._state.connections and not self._adopting:
+        if not self._state.connections:
             self._end()
         elif not self._ended.done():
             self._loop.call_later(0.02, self._end_when_idle)

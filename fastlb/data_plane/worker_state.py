@@ -14,6 +14,7 @@ from typing import Protocol
 
 from fastlb.data_plane.access_log import AccessLog
 from fastlb.data_plane.listener_counts import ListenerCounts
+from fastlb.data_plane.reactor import Reactor
 from fastlb.data_plane.request_head import HeadReader
 from fastlb.data_plane.response_head import ResponseReader
 from fastlb.data_plane.retry_budget import RetryBudget
@@ -24,14 +25,12 @@ from fastlb.target_table.counters import Counters, Worker
 from fastlb.target_table.pipe import Evidence, Wanted, send
 
 
-class Sender(Protocol):
-    """Who has something to send."""
-
-    def send_now(self) -> None: ...
-
-
 class Connection(Protocol):
     """A client connection of whatever protocol."""
+
+    @property
+    def listener(self) -> object:
+        """Through which it came."""
 
     @property
     def counts(self) -> ListenerCounts: ...
@@ -63,19 +62,23 @@ class WorkerState:
         self.loop = loop
         self.row = counters.row(row)
         self.timers = TimerWheel(loop, on_tick)
+        self.reactor = Reactor(loop)
         self.retries = RetryBudget()
         self.heads = HeadReader()
         self.responses = ResponseReader()
         self.targets = TargetTable(loop, counters, row, self._report, self._new_target)
         self.connections: set[Connection] = set()
         self.access_log: AccessLog | None = None
+        self.log_dropped = 0
+        """By access logs that were closed."""
         self.draining = False
         self.drain_grace = DRAIN_GRACE
         self.generation = 0
+        self.leaving = 0
+        """HTTP connections of removed listeners."""
         self.accepted = self.rejected = self.accept_pauses = 0
         self.counts: dict[str, ListenerCounts] = {}
         """By the listener's key. Those of a listener that is no more stay: the worker's totals are sums."""
-        self._outbox: list[Sender] = []
         self._pipe = pipe
         self._trace_prefix = b""
         self._trace_random = os.urandom(8).hex().encode()
@@ -83,28 +86,6 @@ class WorkerState:
         self.row[Worker.PID] = os.getpid()
         self.row[Worker.STARTED_NS] = time.monotonic_ns()
         self._renew_trace_prefix()
-
-    def send_soon(self, sender: Sender) -> None:
-        """Call `sender.send_now()` when everything that has come in this turn of the loop is handled.
-
-        All of a turn's messages then leave in one go: whoever receives them is woken once and not for
-        each, which is most of what a small message costs.
-        """
-        if not self._outbox:
-            self.loop.call_soon(self._send_all)
-        self._outbox.append(sender)
-
-    def _send_all(self) -> None:
-        senders, self._outbox = self._outbox, []
-        turn = iter(senders)
-        while True:
-            try:
-                for sender in turn:  # after a failure: from the next one on
-                    sender.send_now()
-                return
-            except Exception as error:  # noqa: BLE001  the others' messages must still leave
-                context = {"message": f"{sender!r} could not send", "exception": error}
-                self.loop.call_exception_handler(context)
 
     def counts_of(self, listener: str) -> ListenerCounts:
         """The counts of the listener with this key."""
@@ -156,6 +137,10 @@ class WorkerState:
         row[Worker.BYTES_OUT] = sum([one.bytes_out for one in all])
         row[Worker.ACCEPT_PAUSES] = self.accept_pauses
         row[Worker.HELD] = self.targets.held
+        row[Worker.LEAVING] = self.leaving
+        if self.access_log is not None:
+            row[Worker.LOG_DROPPED] = self.log_dropped + self.access_log.dropped
+            row[Worker.LOG_REOPENED] = self.access_log.reopened
         for one in all:
             one.store(row)
         self.targets.flush()
@@ -167,6 +152,8 @@ class WorkerState:
     def on_tick(self) -> None:
         """Ten times a second: store the counts, close idle pooled connections, go on draining."""
         self._renew_trace_prefix()
+        if self.access_log is not None:
+            self.access_log.on_tick()
         self.flush()
         now = self.timers.now
         for target in self.targets.targets.values():
@@ -187,4 +174,4 @@ class WorkerState:
         send(self._pipe, news)
 
     def _new_target(self, target: TargetRuntime) -> None:
-        target.pool = TargetPool(target, self.loop, self.timers, self.responses, self.send_soon)
+        target.pool = TargetPool(target, self.loop, self.reactor, self.timers, self.responses)

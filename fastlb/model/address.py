@@ -56,3 +56,13 @@ def parse_address(text: str) -> Address:
     elif any(c.isspace() or c in "/,@" for c in host):
         raise ValueError(f"expected HOST:PORT, got {shown}")
     return Address(host=host or "0.0.0.0", port=int(port_text))
+
+
+def parse_target_address(text: str) -> Address:
+    """The same of a Target, which a connection is opened to: with a port, and `:9001` is of this host."""
+    address = parse_address(text)
+    if address.is_unix:
+        return address
+    if not address.port:
+        raise ValueError(f"expected a port from 1 to 65535, got {json.dumps(text)}")
+    return Address("127.0.0.1", address.port) if text.startswith(":") else address

@@ -55,9 +55,24 @@ class Configuration:
     access_log: str = setting(
         "off",
         "path",
-        "one JSON line a request to this file, `-` for standard output, or `off`",
-        why="a line costs about as much as a tenth of the request",
+        "one line a request, TCP connection and WebSocket to this file, `-` for standard output, or `off`",
+        why="a line costs up to a twelfth of a small request, and the disk its space",
         flag="--access-log",
+    )
+    access_log_format: str = setting(
+        "json",
+        "choice",
+        "how its lines look: JSON, as AWS's Application Load Balancer, or as Apache's combined",
+        why="has everything, and every tool reads it",
+        flag="--access-log-format",
+        choices=("json", "alb", "combined"),
+    )
+    watch: bool = setting(
+        False,
+        "switch",
+        "reload when the configuration file has changed",
+        why="a file that is being edited should not act by itself",
+        flag="--watch",
     )
     log_level: str = setting(
         "info",
@@ -66,4 +81,13 @@ class Configuration:
         why="info tells every health transition and nothing of single requests",
         flag="--log-level",
         choices=("debug", "info", "warning", "error"),
+    )
+    log_format: str = setting(
+        "human",
+        "choice",
+        "how that log's lines look: for a person, as JSON, or `auto`: for a person on a terminal and under "
+        "systemd, else JSON",
+        why="nginx's, HAProxy's and gunicorn's are for a person too, also in a container",
+        flag="--log-format",
+        choices=("human", "json", "auto"),
     )

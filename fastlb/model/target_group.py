@@ -19,7 +19,11 @@ ALGORITHMS: tuple[Algorithm, ...] = (
     "source_ip_hash",
 )
 
-TargetState = Literal["initial", "healthy", "unhealthy", "draining", "unused"]
+TargetState = Literal["initial", "healthy", "unhealthy", "draining", "disabled", "unused"]
+OUT_OF_USE: tuple[TargetState, ...] = ("draining", "disabled", "unused")
+"""In which a target gets nothing new, however badly off its group is."""
+
+MOST_WEIGHT = 999
 
 
 @dataclass(frozen=True, slots=True)

@@ -166,6 +166,15 @@ class TargetHealth:
     def suspect(self) -> bool:
         return self.suspect_since is not None
 
+    def renew(self, check: HealthCheck, now: float) -> None:
+        """Go on under other settings: the verdict stays, and is judged by them from the next check on."""
+        turned_on = check.enabled and not self.check.enabled
+        self.check = check
+        if turned_on:
+            self.started = None  # it is checked at once
+        elif not check.enabled and self.state != "healthy" and self.ejected_at is None:
+            self._come_back(now)  # nobody would ever check it again
+
     def observe(self, seen: Observation, now: float) -> Transition | None:
         """Take in one observation; the Transition where it changed the verdict."""
         old, was_suspect = self.state, self.suspect

@@ -17,7 +17,7 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from zlib import crc32
@@ -37,7 +37,11 @@ from fastlb.target_table.pipe import WorkerStart
 
 FDS_A_MESSAGE = 253
 """The kernel's SCM_MAX_FD."""
-FRAME_BYTES = 1 << 20
+FRAME_BYTES = 16 << 20
+HANDOVER = 1
+"""What an instance may be passed on by, from one release to another: the words here and between two
+supervisors, the target table, the counters, and the files of the run-time folder. It grows with each
+change of one of them that the release before could not live with."""
 SHORTAGE_PAUSE = 0.1
 """Seconds after an accept that failed, as it does without descriptors."""
 REQUEST_SECONDS = 1.0
@@ -59,6 +63,8 @@ class Handover:
     index: int
     listeners: dict[str, list[socket.socket]]
     table: int
+    known: bool = True
+    """Whether the table means the same to us."""
 
     def close(self) -> None:
         for sockets in self.listeners.values():
@@ -137,9 +143,9 @@ async def _read_request(connection: socket.socket, fds: list[int]) -> dict[str, 
     """The request; descriptors that came with it are put into `fds`."""
     data = b""
     while True:
-        payload = _payload(data)
+        payload = payload_of(data)
         if payload is not None:
-            return _as_dict(payload)
+            return as_dict(payload)
         try:
             more, came, _, _ = socket.recv_fds(connection, 4096, 1, socket.MSG_CMSG_CLOEXEC)
         except BlockingIOError:
@@ -171,35 +177,43 @@ def _answer(
 ) -> None:
     command = request.get("command")
     if not orphaned:
-        connection.sendall(_frame({"error": "the supervisor of this worker is alive"}))
+        connection.sendall(frame({"error": "the supervisor of this worker is alive"}))
     elif command == "handover":
         send_handover(connection, start)
     elif command == "drain":
         seconds = float(request.get("seconds", math.nan))
         if not 0 <= seconds < math.inf:
             raise HandoverError("a drain must say within how many seconds")
-        connection.sendall(_frame({"ok": True}))
-        drain(seconds, fds.pop() if fds else None)
+        connection.sendall(frame({"ok": True}))
+        # The table of a release that means something else by it is not followed.
+        known = request.get("handover") == HANDOVER
+        drain(seconds, fds.pop() if fds and known else None)
     else:
-        connection.sendall(_frame({"error": f"unknown command {command!r}"}))
+        connection.sendall(frame({"error": f"unknown command {command!r}"}))
 
 
 def send_handover(connection: socket.socket, start: WorkerStart) -> None:
     """Send the answer to a handover. It fits the socket's buffer, so that nothing waits here."""
     fds = [start.table.fd, *(one.fileno() for all in start.listen.values() for one in all)]
-    answer = _frame(
+    answer = frame(
         {
+            "handover": HANDOVER,
             "pid": os.getpid(),
             "index": start.index,
             "listeners": {key: len(sockets) for key, sockets in start.listen.items()},
         }
     )
+    send_with_fds(connection, answer, fds)
+
+
+def send_with_fds(connection: socket.socket, data: bytes, fds: Sequence[int]) -> None:
+    """Descriptors go with the first bytes, as many with each as a message takes."""
     sent = 0
     for first in range(0, len(fds), FDS_A_MESSAGE):
         batch = array.array("i", fds[first : first + FDS_A_MESSAGE])
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, batch)]
-        sent += connection.sendmsg([answer[sent : sent + 1]], rights)
-    connection.sendall(answer[sent:])
+        sent += connection.sendmsg([data[sent : sent + 1]], rights)
+    connection.sendall(data[sent:])
 
 
 # --- the supervisor's end -----------------------------------------------------------------------
@@ -207,27 +221,27 @@ def send_handover(connection: socket.socket, start: WorkerStart) -> None:
 
 def ask_handover(path: str, deadline: float) -> Handover:
     """Ask the worker at `path` for its sockets. Raises OSError, TimeoutError or HandoverError."""
-    with _connect(path, deadline) as connection:
-        connection.sendall(_frame({"command": "handover"}))
+    with connect(path, deadline) as connection:
+        connection.sendall(frame({"command": "handover"}))
         return receive_handover(connection, deadline)
 
 
 def ask_drain(path: str, seconds: float, deadline: float, table: int | None = None) -> None:
     """Tell the worker at `path` to end within `seconds`, and until then to act on the `table` of this
     memfd. Raises as `ask_handover` does."""
-    with _connect(path, deadline) as connection:
-        request = _frame({"command": "drain", "seconds": seconds})
+    with connect(path, deadline) as connection:
+        request = frame({"command": "drain", "seconds": seconds, "handover": HANDOVER})
         socket.send_fds(connection, [request[:1]], [] if table is None else [table])
         connection.sendall(request[1:])
-        payload, _ = _receive(connection, deadline)
-        _refuse_error(_as_dict(payload))
+        payload, _ = receive_frame(connection, deadline)
+        refuse_error(as_dict(payload))
 
 
 def receive_handover(connection: socket.socket, deadline: float) -> Handover:
-    payload, fds = _receive(connection, deadline)
+    payload, fds = receive_frame(connection, deadline)
     try:
-        answer = _as_dict(payload)
-        _refuse_error(answer)
+        answer = as_dict(payload)
+        refuse_error(answer)
         listeners: dict[str, int] = answer["listeners"]
         pid, index = int(answer["pid"]), int(answer["index"])
         if len(fds) != 1 + sum(listeners.values()):
@@ -241,7 +255,7 @@ def receive_handover(connection: socket.socket, deadline: float) -> Handover:
         key: [socket.socket(fileno=next(rest)) for _ in range(count)]
         for key, count in listeners.items()
     }
-    return Handover(pid, index, sockets, fds[0])
+    return Handover(pid, index, sockets, fds[0], answer.get("handover") == HANDOVER)
 
 
 def peer_pid(connection: socket.socket) -> int:
@@ -275,7 +289,8 @@ def last_snapshot(table: int) -> Snapshot | None:
         raise ValueError(f"the target table has another form: {error!r}") from error
 
 
-def _connect(path: str, deadline: float) -> socket.socket:
+def connect(path: str, deadline: float) -> socket.socket:
+    """Raises OSError."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         connection.settimeout(max(deadline - time.monotonic(), 0.001))
@@ -286,13 +301,13 @@ def _connect(path: str, deadline: float) -> socket.socket:
     return connection
 
 
-def _receive(connection: socket.socket, deadline: float) -> tuple[bytes, list[int]]:
+def receive_frame(connection: socket.socket, deadline: float) -> tuple[bytes, list[int]]:
     """One frame and the descriptors that came with it, none of them inheritable."""
     data, fds = b"", array.array("i")
     room = socket.CMSG_SPACE(FDS_A_MESSAGE * fds.itemsize)
     try:
         while True:
-            payload = _payload(data)
+            payload = payload_of(data)
             if payload is not None:
                 return payload, fds.tolist()
             connection.settimeout(max(deadline - time.monotonic(), 0.001))
@@ -311,17 +326,19 @@ def _receive(connection: socket.socket, deadline: float) -> tuple[bytes, list[in
         raise
 
 
-def _refuse_error(answer: dict[str, Any]) -> None:
+def refuse_error(answer: dict[str, Any]) -> None:
+    """Raises HandoverError where the other side said one."""
     if "error" in answer:
         raise HandoverError(str(answer["error"]))
 
 
-def _frame(value: dict[str, Any]) -> bytes:
+def frame(value: dict[str, Any]) -> bytes:
+    """As it is sent."""
     payload: bytes = msgpack.packb(value)
     return struct.pack(">I", len(payload)) + payload
 
 
-def _payload(data: bytes) -> bytes | None:
+def payload_of(data: bytes) -> bytes | None:
     """The payload of a whole frame; None while bytes are missing."""
     if len(data) < 4:
         return None
@@ -331,7 +348,8 @@ def _payload(data: bytes) -> bytes | None:
     return data[4 : 4 + length] if len(data) >= 4 + length else None
 
 
-def _as_dict(payload: bytes) -> dict[str, Any]:
+def as_dict(payload: bytes) -> dict[str, Any]:
+    """What a payload says."""
     value = msgpack.unpackb(payload)
     if not isinstance(value, dict):
         raise HandoverError("expected a map")

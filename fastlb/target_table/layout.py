@@ -50,15 +50,25 @@ class Snapshot:
     """Everything a worker acts on. `slots[i]` is the index of the worker that accepts from slot i.
 
     The groups' own `targets` inside `config` are where the registry began; membership is `targets`.
-    `config_id` changes with `config` alone, so that readers decode it only then.
+    `config_id` changes with `config` alone, so that readers decode it only then. `bindings` are the
+    numbers of the sets of sockets of `config.listeners`, in their order: a listener that was removed
+    and came again has another set. `rows` of the counters are in use by workers, those that still
+    drain included.
     """
 
     config: Configuration
     config_id: int
     targets: tuple[TargetEntry, ...]
     slots: tuple[int, ...]
+    bindings: tuple[int, ...] = ()
+    rows: int = 0
     listener_columns: tuple[tuple[str, int], ...] = ()
     """Where each listener, by `listener_key`, is counted. It keeps its column over a reload."""
+
+    @property
+    def all_rows(self) -> range:
+        """The rows of the counters that a worker must look at."""
+        return range(max((self.rows - 1, self.config.workers, *self.slots)) + 1)
 
 
 @dataclass(slots=True)
@@ -77,17 +87,19 @@ class SnapshotCodec:
             (t.index, t.group, t.address, t.weight, t.backup, t.state, t.suspect, t.epoch)
             for t in snapshot.targets
         ]
-        columns = snapshot.listener_columns
-        return msgpack.packb((snapshot.config_id, self._packed, rows, snapshot.slots, columns))
+        more = (snapshot.slots, snapshot.bindings, snapshot.rows, snapshot.listener_columns)
+        return msgpack.packb((snapshot.config_id, self._packed, rows, *more))
 
     def decode(self, payload: bytes) -> Snapshot:
-        config_id, packed, rows, slots, columns = msgpack.unpackb(payload)
+        config_id, packed, rows, slots, bindings, counted, columns = msgpack.unpackb(payload)
         if self._config is None or config_id != self._id:
             self._config = from_plain(Configuration, msgpack.unpackb(packed))
             self._id = config_id
         targets = tuple(TargetEntry(*row) for row in rows)
         listeners = tuple((key, column) for key, column in columns)
-        return Snapshot(self._config, config_id, targets, tuple(slots), listeners)
+        return Snapshot(
+            self._config, config_id, targets, tuple(slots), tuple(bindings), counted, listeners
+        )
 
 
 def create_memory(name: str, size: int) -> int:

@@ -6,14 +6,19 @@ Nothing here is on a request's way: a worker whose supervisor is gone goes on wi
 
 from __future__ import annotations
 
+import array
+import os
 import socket
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from multiprocessing import reduction
 from typing import Any
 
 import msgpack
 
 PACKET_BYTES = 4096
+FDS_A_PACKET = 253
+"""The kernel's SCM_MAX_FD: more slots than there can be workers."""
 
 
 class InheritedFd:
@@ -35,10 +40,11 @@ class WorkerStart:
     """What the supervisor hands to a worker at its start.
 
     `index` is the worker's name in `Snapshot.slots` and its row in the counters. `listen` maps
-    `listener_key(listener)` to that listener's sockets, one a slot. The sockets (pipe included) are
-    pickled for the spawned process by `multiprocessing`, which duplicates them. `run_dir` is where
-    the worker binds `worker-<pid>.sock`, through which a supervisor that takes over gets the
-    listening sockets from orphans.
+    `listener_key(listener)` to that listener's sockets, one a slot, and `bindings` to the number of
+    this set of sockets (`Snapshot.bindings`). The sockets (pipe included) are pickled for the spawned
+    process by `multiprocessing`, which duplicates them. `run_dir` is where the worker binds
+    `worker-<pid>.sock`, through which a supervisor that takes over gets the listening sockets from
+    orphans. A worker keeps both maps true to what it has: it hands over what it got later as well.
     """
 
     index: int
@@ -47,6 +53,10 @@ class WorkerStart:
     counters: InheritedFd
     pipe: socket.socket
     run_dir: str
+    bindings: dict[str, int] = field(default_factory=dict)
+    log: str = ""
+    """The file in which the newest log lines are kept; empty for none."""
+    log_format: str = "human"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +72,36 @@ class Drain:
     """
 
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Retire:
+    """To a worker: fewer are wanted. As Drain, but the others accept and the table goes on."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """To a worker: listening sockets of slots from `first` on, before a table names them.
+
+    `count` says how many were sent: the kernel drops those for which a process has no descriptor.
+    `fds` belong to whoever received them.
+    """
+
+    key: str
+    binding: int
+    first: int
+    count: int
+    fds: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Reopen:
+    """To a worker: open the access log by its name anew. `number` grows with each one, and stands in
+    the counters when that is done."""
+
+    number: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,18 +141,45 @@ class Wanted:
     group: str
 
 
-Message = TableChanged | Drain | Stop | Ready | Evidence | Relieve | Wanted
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """From a worker: the table names sockets of this listener that it has not."""
+
+    key: str
+
+
+Message = (
+    TableChanged
+    | Drain
+    | Retire
+    | Listen
+    | Reopen
+    | Stop
+    | Ready
+    | Evidence
+    | Relieve
+    | Wanted
+    | Missing
+)
 
 _KINDS: dict[str, type[Any]] = {
-    cls.__name__: cls for cls in (TableChanged, Drain, Stop, Ready, Evidence, Relieve, Wanted)
+    cls.__name__: cls
+    for cls in (
+        *(TableChanged, Drain, Retire, Listen, Reopen, Stop),
+        *(Ready, Evidence, Relieve, Wanted, Missing),
+    )
 }
 
 
-def send(pipe: socket.socket, message: Message) -> bool:
-    """Send without waiting; False where the other side does not read or is gone."""
-    values = [getattr(message, name) for name in message.__dataclass_fields__]
+def send(pipe: socket.socket, message: Message, fds: Sequence[int] = ()) -> bool:
+    """Send without waiting; False where the other side does not read or is gone. `fds` travel with
+    it as duplicates."""
+    values = [getattr(message, name) for name in message.__dataclass_fields__ if name != "fds"]
+    packet = msgpack.packb((type(message).__name__, values))
     try:
-        pipe.send(msgpack.packb((type(message).__name__, values)), socket.MSG_DONTWAIT)
+        # Not by socket.send_fds and recv_fds, which take flags and do not heed them.
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+        pipe.sendmsg([packet], rights, socket.MSG_DONTWAIT)
     except OSError:
         return False
     return True
@@ -120,12 +187,23 @@ def send(pipe: socket.socket, message: Message) -> bool:
 
 def receive(pipe: socket.socket) -> Message | None:
     """The next message; None where the other side is gone. Raises BlockingIOError when none waits."""
+    fds = array.array("i")
+    room = socket.CMSG_SPACE(FDS_A_PACKET * fds.itemsize)
+    flags = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
     try:
-        packet = pipe.recv(PACKET_BYTES, socket.MSG_DONTWAIT)
+        packet, rights, _, _ = pipe.recvmsg(PACKET_BYTES, room, flags)
     except ConnectionError:
         return None
+    for level, kind, raw in rights:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            fds.frombytes(raw[: len(raw) - len(raw) % fds.itemsize])
     if not packet:
         return None
-    kind, values = msgpack.unpackb(packet)
-    message: Message = _KINDS[kind](*values)
+    name, values = msgpack.unpackb(packet)
+    if name == Listen.__name__:
+        key, binding, first, count = values
+        return Listen(key, binding, first, count, tuple(fds))
+    for fd in fds:
+        os.close(fd)
+    message: Message = _KINDS[name](*values)
     return message

@@ -109,7 +109,7 @@ def test_a_deploy_that_fails_is_told(
     write(path, BROKEN)
     done = typed(fastlb, "reload", "--wait")
     assert done.returncode == 1
-    assert done.stdout.startswith("changed: auto_scaling_groups.web: launch_template\n")
+    assert done.stdout.startswith("auto_scaling_groups.web.launch_template.command: [")
     assert "instance refresh to v2: rolled back: 2 launches in a row" in done.stderr
     assert "no database" in done.stderr
     assert group_of(fastlb)["in_service"] == 1

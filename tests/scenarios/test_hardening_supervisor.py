@@ -113,15 +113,18 @@ def test_what_a_signal_means() -> None:
     assert meaning(signal.SIGHUP, True, None) == "stop"
     assert meaning(signal.SIGHUP, True, AGAIN_AFTER * 2) == "echo"
     assert meaning(signal.SIGQUIT, False, None) == "end"
-    assert meaning(signal.SIGUSR1, True, None) == "nothing"
+    assert meaning(signal.SIGUSR1, True, None) == "reopen"
+    assert meaning(signal.SIGUSR2, True, None) == "nothing"
 
 
 def test_sigusr_is_no_end_and_sigquit_ends_at_once(tmp_path: Path) -> None:
     with Instance(tmp_path, drain=30) as instance:
         instance.until_ready()
-        for number in (signal.SIGUSR1, signal.SIGUSR2):
+        for number, said in (
+            (signal.SIGUSR1, "SIGUSR1: opening the access log anew"),
+            (signal.SIGUSR2, "SIGUSR2 is ignored"),
+        ):
             instance.process.send_signal(number)
-            said = f"{number.name} is ignored"
             wait_until(lambda said=said: said in instance.log, "it says so")  # type: ignore[misc]
         pids = children_of(instance.process.pid)
         busy = Client(instance.port).send("slow 60")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import resource
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from fastlb.data_plane import access_log
+from fastlb.data_plane import log_writer
 from fastlb.data_plane.worker import worker_main
 from fastlb.model.configuration import Configuration
 from fastlb.target_table.counters import Counters
@@ -243,15 +242,14 @@ def test_lines_that_a_full_disk_lost_are_counted_once_it_is_back(
         refused.set()
         raise OSError(28, "no space left on device")
 
-    log = access_log.AccessLog(str(tmp_path / "log"))
-    monkeypatch.setattr(access_log.os, "write", limited)
+    log = log_writer.LogWriter(str(tmp_path / "log"), lambda count: b"%d lost\n" % count)
+    monkeypatch.setattr(log_writer.os, "write", limited)
     full.set()
-    for _ in range(1000):
-        log.write("192.0.2.1", None, 200, "-", 0.0, 0, "")
+    log.put(b"line\n" * 1000, 1000)
     for _ in range(3):  # the count must outlive attempts to write it
         refused.clear()
         assert refused.wait(30)
     full.clear()
-    log.close()
-    lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
-    assert lines == [{"dropped_lines": 1000}]
+    log.close(2.0)
+    assert log.dropped == 1000
+    assert (tmp_path / "log").read_text() == "1000 lost\n"

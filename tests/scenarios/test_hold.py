@@ -260,7 +260,7 @@ def test_one_more_than_the_bound_is_told_so_at_once(stages: Callable[..., Stage]
         return [json.loads(line) for line in stage.log.read_text().splitlines()]
 
     wait_until(lambda: len(lines()) >= 2, 30, "the access log is written")
-    assert lines()[0]["error"] == "destination_unavailable"
+    assert lines()[0]["termination"] == "destination_unavailable"
     assert "held already" in str(lines()[0]["detail"])
 
 

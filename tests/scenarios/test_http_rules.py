@@ -381,23 +381,35 @@ def test_access_log_lines(town: Town) -> None:
     wait_until(lambda: len(lines()) >= 4, 30, "four lines")
     one, fixed, big, bad = lines()
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", str(one["time"]))
-    duration = one["duration_ms"]
-    assert isinstance(duration, float)
-    assert 0 < duration < 5000
-    assert one | {"time": 0, "duration_ms": 0} == {
-        "time": 0,
-        "client": "127.0.0.1",
+    for duration in (one["total_ms"], one["response_ms"]):
+        assert isinstance(duration, float)
+        assert 0 < duration < 5000
+    assert re.fullmatch(r"127\.0\.0\.1:\d+", str(one["client"]))
+    assert re.fullmatch(r"Root=1-[0-9a-f]{8}-[0-9a-f]{24}", str(one["trace_id"]))
+    varying = ("time", "client", "connect_ms", "response_ms", "total_ms", "trace_id", "bytes_out")
+    assert one | dict.fromkeys(varying, 0) == {
+        **dict.fromkeys(varying, 0),
+        "type": "http",
+        "listener": f"http://127.0.0.1:{town.fastlb.port}",
         "method": "GET",
         "target_uri": name,
         "host": "log.example.com",
+        "protocol": "HTTP/1.1",
+        "user_agent": "-",
         "status": 200,
+        "bytes_in": len(f"GET {name} HTTP/1.1\r\nHost: log.example.com\r\n\r\n"),
+        "target_group": "api",
         "target": town.targets["api"].address,
-        "duration_ms": 0,
-        "bytes": 3,
+        "held_ms": 0,
+        "retries": 0,
+        "rule": 10,
+        "termination": "complete",
+        "worker": town.fastlb.worker_pids()[0],
     }
-    assert (fixed["status"], fixed["target"]) == (403, "-")
+    assert (fixed["status"], fixed["target"], fixed["rule"]) == (403, "-", 9)
     assert (big["status"], big["method"], big["target"]) == (413, "POST", "-")
-    assert (bad["status"], bad["error"]) == (400, "http_request_error")
+    assert (big["ended_by"], big["rule"]) == ("client", None)
+    assert (bad["status"], bad["termination"]) == (400, "http_request_error")
 
 
 # -- algorithms

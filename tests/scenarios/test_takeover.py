@@ -16,7 +16,7 @@ import pytest
 from fastlb.control_plane.listen_sockets import ListenSockets
 from fastlb.control_plane.orphans import find_orphans
 from fastlb.control_plane.run_dir import RunDir
-from fastlb.control_plane.takeover import take_over
+from fastlb.control_plane.takeover import _health, take_over
 from fastlb.model.configuration import Configuration
 from fastlb.target_table import handover
 from fastlb.target_table.handover import HandoverError
@@ -174,6 +174,7 @@ class Worker:
     def __init__(self, folder: Path, slots: int) -> None:
         self.orphaned = True
         self.drained: list[float] = []
+        self.followed: list[int | None] = []
         self.table = TableWriter()
         found = [socket.socket() for _ in range(slots)]
         self.sockets = {"tcp://a:1": found[:1], "http://b:2": found[1:]}
@@ -193,11 +194,15 @@ class Worker:
                 self._server,
                 self.start,
                 lambda: self.orphaned,
-                lambda seconds, table: self.drained.append(seconds),
+                self.drain,
             )
         )
         with contextlib.suppress(asyncio.CancelledError):
             self._loop.run_until_complete(self._task)
+
+    def drain(self, seconds: float, table: int | None) -> None:
+        self.followed.append(table)
+        self.drained.append(seconds)
 
     def close(self) -> None:
         self._loop.call_soon_threadsafe(self._task.cancel)
@@ -241,6 +246,32 @@ def test_the_last_table_comes_with_the_sockets(tmp_path: Path) -> None:
     assert handover.last_snapshot(given.table) == snapshot
     given.close()
     worker.close()
+
+
+def test_another_release_s_table_is_neither_read_nor_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = Worker(tmp_path, 1)
+    given = handover.ask_handover(worker.path, soon())
+    assert given.known
+    given.close()
+    # Both ends are in this process: the asking one says another number than the answering one knows.
+    monkeypatch.setattr(handover, "frame", lambda value, frame=handover.frame: frame(other(value)))
+    given = handover.ask_handover(worker.path, soon())
+    assert not given.known
+    with pytest.raises(ValueError, match="means something else"):
+        _health(given)
+    for sockets in given.listeners.values():
+        for one in sockets:
+            one.close()
+    handover.ask_drain(worker.path, 1.0, soon(), worker.table.fd)
+    wait_until(lambda: worker.drained == [1.0], "it drains")
+    assert worker.followed == [None]
+    worker.close()
+
+
+def other(value: dict[str, object]) -> dict[str, object]:
+    return value | {"handover": 99} if "handover" in value else value
 
 
 def test_a_worker_of_a_living_supervisor_refuses(tmp_path: Path) -> None:

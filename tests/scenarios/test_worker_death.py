@@ -50,9 +50,13 @@ class Probes:
         try:
             yield self
         finally:
-            self._ending.set()
+            self.stop()
             for one in running:
                 one.join(10)
+
+    def stop(self) -> None:
+        """Begin no more."""
+        self._ending.set()
 
     def slowest_since(self, moment: float) -> float:
         return max((took for began, took in self.taken if began + took >= moment), default=0.0)

@@ -62,7 +62,7 @@ class FastlbProcess:
         self._log = tempfile.NamedTemporaryFile(  # noqa: SIM115  closed with the process
             prefix="log-", dir=self.run_dir, delete=False
         )
-        self.process = subprocess.Popen(
+        self.process = self.popen(
             self.command,
             cwd=ROOT,
             env=os.environ | {RUN_DIR_VARIABLE: str(self.run_dir)},
@@ -79,6 +79,10 @@ class FastlbProcess:
             except BaseException:
                 self.kill()
                 raise
+
+    def popen(self, command: list[str], **options: Any) -> subprocess.Popen[bytes]:
+        """How it is started."""
+        return subprocess.Popen(command, **options)
 
     def __enter__(self) -> FastlbProcess:
         return self

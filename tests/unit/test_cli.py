@@ -162,7 +162,10 @@ def supervisor(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """In place of the two planes: `answer` is what `run_supervisor` does, `got` what it was given."""
     seen: dict[str, Any] = {"answer": lambda: 0}
 
-    def run_supervisor(configuration: Configuration, worker_main: object, load: object) -> int:
+    def run_supervisor(
+        configuration: Configuration, worker_main: object, load: object, **more: object
+    ) -> int:
+        seen.update(more)
         seen["configuration"], seen["worker_main"] = configuration, worker_main
         seen["load"] = load
         answer: Callable[[], int] = seen["answer"]

@@ -87,7 +87,8 @@ def control(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             "terminate i-1 --decrement",
             {"command": "terminate", "instance": "i-1", "decrement": True},
         ),
-        ("reload", {"command": "reload"}),
+        ("reload", {"command": "reload", "wait": 24.0}),
+        ("reload --dry-run", {"command": "reload", "dry_run": True, "wait": 24.0}),
     ],
 )
 def test_a_command_asks_and_says_what_was_answered(
@@ -122,7 +123,6 @@ def test_a_refusal_is_told_in_the_supervisor_s_words(
         ("protect", "expected INSTANCE: id of the instance"),
         ("terminate i-1 i-2", "expected INSTANCE, got 2 words: i-1 i-2"),
         ("refresh --cancel --rollback", "not allowed with argument --cancel"),
-        ("why web", "use --name web"),
         ("activity -n x", 'expected a whole number of at least 0, got "x"'),
         ("activity -n -1", 'expected a whole number of at least 0, got "-1"'),
     ],

@@ -324,7 +324,7 @@ def test_groups_hold_all_lines_in_order(lines: list[bytes], least: int) -> None:
 
 def test_the_log_sink_tags_each_line(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    LogSink("web-1").write([b"100 % \x1b", b"two"])
+    LogSink("web-1", "web").write([b"100 % \x1b", b"two"])
     assert [(one.name, one.levelname, one.message) for one in caplog.records] == [
         ("fastlb.instance", "INFO", "web-1: 100 % \\x1b"),
         ("fastlb.instance", "INFO", "web-1: two"),

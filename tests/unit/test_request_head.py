@@ -26,6 +26,7 @@ from fastlb.errors import RequestError
 from fastlb.model.address import Address
 
 PLAIN = ForwardedFields(
+    peer="192.0.2.7",
     client=b"192.0.2.7",
     port=b"8080",
     host=b"127.0.0.1:8080",
@@ -263,40 +264,83 @@ def test_with_memo_or_without_the_same_is_read(
     connection: list[bytes], fields: ForwardedFields
 ) -> None:
     reader = HeadReader()
-    last: HeaderBlock | None = None
+    last: RequestHead | None = None
     for head in connection:
-        found = outcome(reader, head, last, fields)
-        assert found == outcome(HeadReader(), head, None, fields)
+        plain = outcome(HeadReader(), head, None, fields)
+        assert outcome(reader, head, last.block if last is not None else None, fields) == plain
+        again = reader.again(head, last) if last is not None else None
+        if again is not None:
+            assert again.raw in (b"", head)
+            again.raw = head
+            assert (again, again.to_target(TRACE)) == plain
         last = None
-        if isinstance(found[0], RequestHead):
-            assert found[0].to_target(TRACE) == found[1]
-            if found[0].block.memorable:
-                last = found[0].block
+        if isinstance(plain[0], RequestHead):
+            assert plain[0].to_target(TRACE) == plain[1]
+            if plain[0].block.memorable:
+                last = plain[0]
 
 
 def test_the_memo_is_used() -> None:
     reader = HeadReader()
+    other = BROWSER.replace(b"/assets", b"/other")
     first = reader.read(BROWSER, None, PLAIN, 100)
-    second = reader.read(BROWSER.replace(b"/assets", b"/other"), first.block, PLAIN, 100)
-    assert second.block is first.block
-    assert second.target == b"/other/app.js?v=3&x=%20"
+    for second in (reader.read(other, first.block, PLAIN, 100), reader.again(other, first)):
+        assert second is not None
+        assert second.block is first.block
+        assert second.target == b"/other/app.js?v=3&x=%20"
+    assert reader.read(other, None, PLAIN, 100).block is first.block  # on another connection
+    assert reader.read(other, None, BEHIND_PROXY, 100).block is not first.block
+
+
+@pytest.mark.parametrize("framing", [b"Content-Length: 1", b"Transfer-Encoding: chunked"])
+def test_what_announces_a_body_is_remembered_with_it(framing: bytes) -> None:
+    head = request(framing, line=b"POST / HTTP/1.1")
+    reader = HeadReader()
+    first = reader.read(head, None, PLAIN, 100)
+    again = reader.again(head.replace(b" / ", b" /b "), first)
+    assert first.block.memorable
+    assert again is not None
+    assert again.block is first.block
+    assert not again.block.bodyless
+
+
+def test_only_a_whole_request_and_nothing_else_is_taken_for_the_former_again() -> None:
+    reader = HeadReader()
+    first = reader.read(BROWSER, None, PLAIN, 100)
+    raw = first.block.raw
+    for data in (
+        b"GET /b HTTP/1.1\r\nX: y\r\n" + raw,
+        b"GET /b HTTP/1.0\r\n" + raw,
+        BROWSER + b"x",
+        BROWSER + BROWSER,
+        raw,
+        b"\r\n" + BROWSER,
+        b"GET /" + b"b" * 17000 + b" HTTP/1.1\r\n" + raw,
+    ):
+        assert reader.again(data, first) is None
+
+
+def test_what_is_remembered_over_connections_is_bounded() -> None:
+    reader = HeadReader()
+    for number in range(3000):
+        reader.read(request(b"X: %d" % number), None, PLAIN, 100)
+    assert len(reader._blocks) <= 1024
+    reader.read(request(b"X: " + b"y" * 5000), None, PLAIN, 100)
+    assert all(len(raw) <= 4096 for _, _, raw in reader._blocks)
 
 
 @pytest.mark.parametrize(
     "head",
     [
-        request(b"Connection: close"),
         request(line=b"GET / HTTP/1.0"),
         request(b"Connection: keep-alive", line=b"GET / HTTP/1.0"),
-        request(b"Content-Length: 1", line=b"POST / HTTP/1.1"),
-        request(b"Transfer-Encoding: chunked", line=b"POST / HTTP/1.1"),
         request(b"Connection: upgrade", b"Upgrade: websocket"),
         request(b"Upgrade: websocket"),
         request(b"Expect: 100-continue"),
         request(b"Proxy-Connection: close"),
     ],
 )
-def test_what_ends_or_changes_a_connection_is_not_remembered(head: bytes) -> None:
+def test_what_changes_a_connection_is_not_remembered(head: bytes) -> None:
     assert not read(head).block.memorable
 
 

@@ -9,9 +9,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fastlb.data_plane.response_head import (
+    _FIELDS,
     ResponseBlock,
     ResponseHead,
     ResponseReader,
+    _read_any,
+    _read_common,
     without_length,
 )
 from fastlb.errors import RequestError
@@ -218,6 +221,23 @@ def test_bad_status_lines_are_refused(line: bytes) -> None:
     assert outcome(ResponseReader(), head, None) == (502, "http_protocol_error")
     memo = read(response(b"X: y")).block
     assert outcome(ResponseReader(), head, memo) == (502, "http_protocol_error")
+
+
+@settings(max_examples=400)
+@given(heads())
+@example(response(b"Content-Length: 5"))
+@example(response(b"content-length: 5", b"Connection: keep-alive"))
+@example(response(b"Connection: keep-alive", b"Content-Length: 5"))
+@example(response(b"Content-Length: 5", b"X: Connection: keep-alive"))
+@example(response(b"Content-Length:  5", b"X: Content-Length: 5"))
+@example(response(b"Connection:  keep-alive", b"Content-Length: 5"))
+@example(response(b"Connection: keep-alive", b"Connection: keep-alive"))
+def test_the_common_head_is_read_as_any_other(head: bytes) -> None:
+    if not isinstance(outcome(ResponseReader(), head, None), ResponseHead):
+        return
+    at = head.index(b"\r\n") + 2
+    common = _read_common(head, at, _FIELDS.findall(head, at - 1, len(head) - 2))
+    assert common is None or common == _read_any(head, at)
 
 
 # -- what is read, and what the client gets

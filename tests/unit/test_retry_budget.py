@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import cast
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from fastlb.data_plane.forwarding import Exchange
 from fastlb.data_plane.retry_budget import RetryBudget
+from fastlb.data_plane.target_runtime import TargetRuntime
 
 
 def allowed(active: int) -> int:
@@ -189,3 +194,26 @@ class BudgetMachine(RuleBasedStateMachine):
 
 
 TestBudget = BudgetMachine.TestCase
+
+
+@pytest.mark.parametrize(
+    ("state", "others", "tried"),
+    [
+        ("healthy", True, "again"),
+        ("draining", True, "elsewhere"),
+        ("disabled", True, "elsewhere"),
+        ("draining", False, "again"),
+    ],
+)
+def test_a_target_that_was_drained_meanwhile_is_not_tried_again_where_others_are(
+    state: str, others: bool, tried: str
+) -> None:
+    done = []
+    exchange = SimpleNamespace(
+        over=False,
+        group=SimpleNamespace(choose=len if others else None),
+        _elsewhere=lambda: done.append("elsewhere"),
+        _try_again=lambda target, fresh: done.append("again"),
+    )
+    Exchange._again(cast("Exchange", exchange), cast("TargetRuntime", SimpleNamespace(state=state)))
+    assert done == [tried]

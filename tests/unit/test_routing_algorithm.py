@@ -110,7 +110,7 @@ def test_where_all_are_bad_all_are_asked_but_those_that_leave() -> None:
     assert eligible([]) == ([], True)
 
 
-states = st.sampled_from(["initial", "healthy", "unhealthy", "draining", "unused"])
+states = st.sampled_from(["initial", "healthy", "unhealthy", "draining", "disabled", "unused"])
 any_target = st.builds(
     Target,
     index=st.integers(0, 99),
@@ -125,7 +125,7 @@ any_target = st.builds(
 @given(st.lists(any_target, max_size=6))
 def test_a_better_target_is_never_left_out_for_a_worse_one(targets: list[Target]) -> None:
     def rank(target: Target) -> int:
-        if target.weight == 0 or target.state in ("draining", "unused"):
+        if target.weight == 0 or target.state in ("draining", "disabled", "unused"):
             return 4
         if target.state != "healthy" or target.doubted:
             return 3

@@ -34,39 +34,39 @@ def test_every_slot_has_a_living_worker(
     current: list[int],
     relief: list[Relief],
 ) -> None:
-    result = assign_slots(slots, workers, connections, current[:slots], relief)
+    result = assign_slots(slots, range(workers), connections, current[:slots], relief)
     assert len(result) == slots
     if connections:
         assert set(result) <= set(connections)
     else:
-        assert result == tuple(home_of(slot, workers) for slot in range(slots))
+        assert result == tuple(home_of(slot, range(workers)) for slot in range(slots))
 
 
 @given(st.integers(1, 8), st.integers(1, 24), st.data())
 def test_nothing_moves_without_a_reason(workers: int, slots: int, data: st.DataObject) -> None:
-    homes = tuple(home_of(slot, workers) for slot in range(slots))
+    homes = tuple(home_of(slot, range(workers)) for slot in range(slots))
     counts = {index: data.draw(st.integers(0, 100)) for index in range(workers)}
-    assert assign_slots(slots, workers, counts, homes) == homes
+    assert assign_slots(slots, range(workers), counts, homes) == homes
 
 
 def test_a_dead_workers_slot_passes_to_the_least_loaded_and_back() -> None:
-    lent = assign_slots(3, 3, {0: 10, 2: 5}, (0, 1, 2))
+    lent = assign_slots(3, range(3), {0: 10, 2: 5}, (0, 1, 2))
     assert lent == (0, 2, 2)
-    assert assign_slots(3, 3, {0: 10, 1: 0, 2: 5}, lent) == (0, 1, 2)
+    assert assign_slots(3, range(3), {0: 10, 1: 0, 2: 5}, lent) == (0, 1, 2)
 
 
 def test_the_slots_of_several_dead_workers_are_spread() -> None:
-    assert assign_slots(6, 6, {0: 0, 1: 0}, (0, 1, 2, 3, 4, 5)) == (0, 1, 0, 1, 0, 1)
+    assert assign_slots(6, range(6), {0: 0, 1: 0}, (0, 1, 2, 3, 4, 5)) == (0, 1, 0, 1, 0, 1)
 
 
 def test_more_slots_than_workers_are_spread() -> None:
-    assert assign_slots(5, 2, {0: 0, 1: 0}, ()) == (0, 1, 0, 1, 0)
+    assert assign_slots(5, range(2), {0: 0, 1: 0}, ()) == (0, 1, 0, 1, 0)
 
 
 def test_relief_moves_a_slot_to_a_really_lower_worker() -> None:
-    assert assign_slots(2, 2, {0: 300, 1: 200}, (0, 1), [Relief(0, 0)]) == (1, 1)
-    assert assign_slots(2, 2, {0: 300, 1: 299}, (0, 1), [Relief(0, 0)]) == (0, 1)
-    assert assign_slots(2, 2, {0: 2, 1: 1}, (0, 1), [Relief(0, 0)]) == (0, 1)
+    assert assign_slots(2, range(2), {0: 300, 1: 200}, (0, 1), [Relief(0, 0)]) == (1, 1)
+    assert assign_slots(2, range(2), {0: 300, 1: 299}, (0, 1), [Relief(0, 0)]) == (0, 1)
+    assert assign_slots(2, range(2), {0: 2, 1: 1}, (0, 1), [Relief(0, 0)]) == (0, 1)
 
 
 def test_relief_in_the_long_run_is_seldom() -> None:
@@ -76,21 +76,21 @@ def test_relief_in_the_long_run_is_seldom() -> None:
 
 
 def test_relief_for_a_slot_of_somebody_else_is_stale() -> None:
-    assert assign_slots(2, 2, {0: 300, 1: 0}, (0, 1), [Relief(0, 1)]) == (0, 1)
+    assert assign_slots(2, range(2), {0: 300, 1: 0}, (0, 1), [Relief(0, 1)]) == (0, 1)
 
 
 def test_a_lent_slot_goes_home_when_its_worker_has_room() -> None:
-    assert assign_slots(2, 2, {0: 300, 1: 250}, (1, 1)) == (1, 1)
-    assert assign_slots(2, 2, {0: 275, 1: 275}, (1, 1)) == (0, 1)
+    assert assign_slots(2, range(2), {0: 300, 1: 250}, (1, 1)) == (1, 1)
+    assert assign_slots(2, range(2), {0: 275, 1: 275}, (1, 1)) == (0, 1)
 
 
 def test_a_borrower_that_is_over_itself_gives_back_at_once() -> None:
-    assert assign_slots(2, 2, {0: 290, 1: 300}, (1, 1)) == (0, 1)
+    assert assign_slots(2, range(2), {0: 290, 1: 300}, (1, 1)) == (0, 1)
 
 
 def test_a_borrower_that_is_over_does_not_give_back_to_one_that_is_over_too() -> None:
     counts = {0: 400, 1: 350, 2: 10}
-    assert assign_slots(3, 3, counts, (1, 1, 2)) == (2, 1, 2)
+    assert assign_slots(3, range(3), counts, (1, 1, 2)) == (2, 1, 2)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -98,16 +98,16 @@ def test_a_thousand_long_lived_connections_are_even(seed: int) -> None:
     """As the workers do it: one that is over its share by a twentieth asks to be relieved."""
     chance = random.Random(seed)
     counts = dict.fromkeys(range(4), 0)
-    slots = assign_slots(4, 4, counts, ())
+    slots = assign_slots(4, range(4), counts, ())
     for number in range(1000):
         holder = slots[chance.randrange(4)]
         counts[holder] += 1
         mean = sum(counts.values()) / 4
         if counts[holder] > mean * 1.05 + 1:
             asked = [Relief(holder, slot) for slot in range(4) if slots[slot] == holder]
-            slots = assign_slots(4, 4, counts, slots, asked)
+            slots = assign_slots(4, range(4), counts, slots, asked)
         if number % 50 == 0:
-            slots = assign_slots(4, 4, counts, slots)
+            slots = assign_slots(4, range(4), counts, slots)
     assert max(counts.values()) <= 1.1 * 250
 
 

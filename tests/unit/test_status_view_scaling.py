@@ -212,6 +212,7 @@ def document(address: str) -> dict[str, Any]:
         "pid": 1,
         "version": "0.1.0",
         "uptime_s": 1.0,
+        "started": 0.0,
         "draining": False,
         "workers": [],
         "listeners": [],
@@ -246,3 +247,35 @@ def test_the_target_of_an_instance_is_called_by_its_id() -> None:
     port = "127.0.0.1:40001"
     lines = [line.plain for line in render_status(document(port), 80)]
     assert f"      {port}; check passed" in lines
+
+
+def test_what_operators_said_is_shown_with_its_age_and_reason() -> None:
+    said = document("127.0.0.1:1") | {"started": 1000.0, "uptime_s": 200.0}
+    site, other = said["target_groups"]
+    drained, weighed = site["targets"]
+    drained |= {
+        "state": "draining",
+        "reason": "healthy: check passed",
+        "overrides": [{"what": "drained", "since": 1195.0, "reason": "disk\x1b[2J"}],
+    }
+    weighed |= {
+        "weight": 0.5,
+        "overrides": [{"what": "weight 50%", "since": 1000.0, "reason": ""}],
+    }
+    part = {"what": "removed", "since": 1080.0, "reason": "old"}
+    other["removed"] = [{"address": "127.0.0.1:7", "overrides": [part]}]
+    lines = [line.plain for line in render_status(said, None)]
+    assert any(
+        line.endswith("drained by an operator 5s ago (disk?[2J); healthy: check passed")
+        for line in lines
+    )
+    assert any(
+        line.startswith("  127.0.0.1:9001 (weight 0.5)")
+        and line.endswith("weight 50% by an operator 3m ago; check passed")
+        for line in lines
+    )
+    assert "  without 127.0.0.1:7: removed by an operator 2m ago (old)" in lines
+    assert not any("OUT OF USE" in line for line in lines)
+    weighed |= {"weight": 0}
+    lines = [line.plain for line in render_status(said, 80)]
+    assert "site  OUT OF USE: no target gets requests" in lines

@@ -23,6 +23,7 @@ from fastlb.model.target_health import (
     Stalled,
     StallOver,
 )
+from fastlb.model.target_override import NOTHING, Added, OutOfUse, Override, WeightOverride
 from fastlb.target_table.counters import TARGETS, Cell, Counters, block
 
 
@@ -455,3 +456,283 @@ def test_who_registered_a_target_hears_of_each_change_of_its_health(changes: Cha
     see(registry, target.index, CheckPassed(101.0))
     see(registry, target.index, RequestFailed(1, "refused", ""))
     assert heard == ["healthy", "unhealthy"]
+
+
+# -- what operators say
+
+DRAINED = Override(out=OutOfUse("drained", 1.0))
+DISABLED = Override(out=OutOfUse("disabled", 1.0))
+
+
+def say(registry: TargetRegistry, index: int, override: Override) -> None:
+    registry.say(index, override, "said", "by a test")
+
+
+def test_a_drained_target_gets_nothing_even_by_failing_open_and_is_watched_on(
+    changes: Changes,
+) -> None:
+    registry = web(changes)
+    make_healthy(registry)
+    target = registry.by_index(0)
+    assert target is not None
+    before = registry.membership
+    say(registry, 0, DRAINED)
+    assert registry.membership == before + 1
+    assert states(registry) == ["draining", "healthy"]
+    assert registry.eligible("web") == 1
+    assert (target.watched, target.active, target.eligible) == (True, False, False)
+    assert target.describe(100.0) == "healthy: check passed, last 0.0 s ago"
+    see(registry, 1, RequestFailed(1, "refused", ""))
+    assert registry.fail_open("web"), "to the other one alone"
+    see(registry, 0, RequestFailed(1, "reset", ""))
+    assert target.health.state == "unhealthy"
+    assert registry.entries()[0].suspect, "who waits there may go elsewhere"
+    registry.observe(target, CheckPassed(101.0))
+    assert registry.fail_open("web")
+    say(registry, 0, NOTHING)
+    assert states(registry) == ["healthy", "unhealthy"], "it is back at once: its checks went on"
+    assert not registry.fail_open("web")
+
+
+def test_a_disabled_target_is_not_watched_and_comes_back_unknown(changes: Changes) -> None:
+    registry = web(changes)
+    make_healthy(registry)
+    target = registry.by_index(0)
+    assert target is not None
+    epoch = target.health.epoch
+    say(registry, 0, DISABLED)
+    assert states(registry) == ["disabled", "healthy"]
+    assert registry.observe(target, CheckFailed(101.0, "refused")) is None
+    assert target.describe(100.0) == "not checked"
+    say(registry, 0, NOTHING)
+    assert states(registry) == ["initial", "healthy"]
+    assert registry.eligible("web") == 1
+    registry.observe(target, RequestFailed(epoch, "reset", "from before"))
+    registry.observe(target, CheckPassed(102.0))
+    assert states(registry) == ["healthy", "healthy"]
+
+
+def test_weights_are_said_exactly_in_whole_numbers(changes: Changes) -> None:
+    registry = web(changes)
+    say(registry, 0, Override(weight=WeightOverride(1, True, 1.0)))
+    assert [one.weight for one in registry.entries()] == [1, 100]
+    registry.set_share(1, 0.5)
+    assert [one.weight for one in registry.entries()] == [1, 50]
+    say(registry, 0, Override(weight=WeightOverride(3, False, 1.0)))
+    assert [one.weight for one in registry.entries()] == [48, 8]
+    registry.set_share(1, 1.0)
+    assert [one.weight for one in registry.entries()] == [3, 1]
+
+
+def test_a_weight_of_zero_is_no_new_requests(changes: Changes) -> None:
+    registry = web(changes)
+    make_healthy(registry)
+    say(registry, 0, Override(weight=WeightOverride(0, True, 1.0)))
+    assert states(registry) == ["healthy", "healthy"]
+    assert registry.eligible("web") == 1
+    see(registry, 1, RequestFailed(1, "refused", ""))
+    assert registry.fail_open("web")
+    assert registry.entries()[0].weight == 0
+
+
+def test_what_is_said_is_asked_for_at_each_registration(changes: Changes) -> None:
+    left = []
+    registry = TargetRegistry(
+        [group("web", "127.0.0.1:9001")],
+        {"web"},
+        changes,
+        changes.clock,
+        override_of=lambda name, target: DRAINED if target.address.port == 9002 else NOTHING,
+    )
+    registry.left = lambda name, target: left.append(str(target.address))
+    added = registry.register("web", Target(parse_address("127.0.0.1:9002")))
+    assert states(registry) == ["initial", "draining"]
+    registry.drain(added.index)
+    again = registry.register("web", Target(parse_address("127.0.0.1:9002")))
+    registry.deregister(added.index)
+    assert left == [], "another one is there"
+    registry.deregister(again.index)
+    assert left == ["127.0.0.1:9002"]
+
+
+def test_what_is_said_is_asked_anew_when_the_configuration_has_changed(changes: Changes) -> None:
+    said = {9001: DRAINED}
+    registry = TargetRegistry(
+        [group("web", "127.0.0.1:9001", "127.0.0.1:9002")],
+        {"web"},
+        changes,
+        changes.clock,
+        override_of=lambda name, target: said.get(target.address.port, NOTHING),
+    )
+    make_healthy(registry)
+    assert states(registry) == ["draining", "healthy"]
+    said.clear()
+    said[9002] = DISABLED
+    registry.ask_anew()
+    assert states(registry) == ["healthy", "disabled"]
+    assert registry.eligible("web") == 1
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 2),
+            st.sampled_from(
+                [
+                    NOTHING,
+                    DRAINED,
+                    DISABLED,
+                    Override(weight=WeightOverride(0, False, 1.0)),
+                    Override(weight=WeightOverride(33, True, 1.0)),
+                    Override(added=Added(1, False, 1.0)),
+                    CheckPassed(200.0),
+                    CheckFailed(200.0, "no"),
+                    RequestFailed(99, "reset", ""),
+                    Stalled(1.0, 1),
+                    StallOver("well"),
+                    "drain",
+                ]
+            ),
+        ),
+        max_size=30,
+    )
+)
+def test_the_count_of_eligible_targets_is_right_whatever_is_said_and_seen(
+    steps: list[tuple[int, object]],
+) -> None:
+    changes = Changes()
+    made = group("web", "127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3")
+    registry = TargetRegistry([made], {"web"}, changes, changes.clock)
+    for index, step in steps:
+        if isinstance(step, Override):
+            say(registry, index, step)
+        elif step == "drain":
+            registry.drain(index)
+        else:
+            see(registry, index, step)
+        changes.now += 1
+        members = registry.members("web")
+        assert registry.eligible("web") == sum(one.eligible for one in members)
+        for one in members:
+            entry = one.entry
+            assert (entry.state in ("draining", "disabled")) == (
+                one.draining or one.override.out is not None
+            )
+            assert not (one.eligible and not (one.active and entry.weight))
+
+
+# -- a configuration that changes
+
+
+def started(made: TargetGroup, changes: Changes) -> TargetRegistry:
+    return TargetRegistry([made], {"web"}, changes, changes.clock)
+
+
+def reconfigured(registry: TargetRegistry, *groups: TargetGroup, used: str = "web") -> list[str]:
+    """The addresses of those that are to be taken out."""
+    registry.check(groups, {})
+    gone = registry.reconfigure(groups, set(used.split()), {})
+    return [str(one.address) for one in gone]
+
+
+def test_what_stays_keeps_its_health_and_its_column(changes: Changes) -> None:
+    registry = started(group("web", "127.0.0.1:1", "127.0.0.1:2"), changes)
+    first, second = registry
+    registry.observe(first, CheckPassed(0.0))
+    registry.observe(second, CheckPassed(0.0))
+    heavier = replace(first.target, weight=5, backup=True)
+    other = Target(Address("127.0.0.1", 3))
+    new = replace(group("web"), targets=(heavier, other), retries=3)
+    assert reconfigured(registry, new) == ["127.0.0.1:2"]
+    assert [one.index for one in registry] == [0, 1, 2]
+    assert (first.state, first.entry.weight, first.entry.backup) == ("healthy", 5, True)
+    assert first.group.retries == 3
+    assert [one.state for one in registry] == ["healthy", "healthy", "initial"]
+    assert registry.eligible("web") == 2
+    registry.drain(second.index)
+    registry.deregister(second.index)
+    assert registry.columns == 3
+    assert reconfigured(registry, new) == []
+
+
+def test_one_that_comes_again_while_it_drains_is_another_registration(changes: Changes) -> None:
+    both = group("web", "127.0.0.1:1", "127.0.0.1:2")
+    registry = started(both, changes)
+    assert reconfigured(registry, group("web", "127.0.0.1:1")) == ["127.0.0.1:2"]
+    registry.drain(1)
+    assert reconfigured(registry, both) == []
+    assert [(one.index, one.state) for one in registry] == [
+        (0, "initial"),
+        (1, "draining"),
+        (2, "initial"),
+    ]
+
+
+def test_groups_come_and_go_with_their_last_target(changes: Changes) -> None:
+    web, api = group("web", "127.0.0.1:1"), group("api", "127.0.0.1:1")
+    registry = started(web, changes)
+    assert reconfigured(registry, web, api, used="web api") == []
+    assert [one.group.name for one in registry] == ["web", "api"]
+    assert reconfigured(registry, web) == ["127.0.0.1:1"]
+    registry.drain(1)
+    registry.deregister(1)
+    assert reconfigured(registry, web) == []
+    with pytest.raises(KeyError):
+        registry.eligible("api")
+
+
+def test_checks_that_change_keep_the_verdict(changes: Changes) -> None:
+    registry = started(group("web", "127.0.0.1:1"), changes)
+    (one,) = registry
+    registry.observe(one, CheckPassed(0.0))
+    slower = replace(group("web", "127.0.0.1:1"), health_check=HealthCheck(interval=60.0))
+    reconfigured(registry, slower)
+    assert (one.state, one.health.check.interval) == ("healthy", 60.0)
+    for _ in range(3):
+        registry.observe(one, CheckFailed(1.0, "no"))
+    assert one.state == "unhealthy"
+    reconfigured(registry, replace(slower, health_check=HealthCheck(enabled=False)))
+    assert one.state == "healthy"
+    assert registry.eligible("web") == 1
+    reconfigured(registry, slower)
+    assert one.health.next_check(100.0) == 100.0
+
+
+def test_a_group_that_is_used_again_is_looked_at_anew(changes: Changes) -> None:
+    web = group("web", "127.0.0.1:1")
+    registry = started(web, changes)
+    (one,) = registry
+    registry.observe(one, CheckPassed(0.0))
+    epoch = one.health.epoch
+    reconfigured(registry, web, used="")
+    assert (one.state, registry.eligible("web")) == ("unused", 0)
+    reconfigured(registry, web)
+    assert one.state == "initial"
+    assert one.health.epoch > epoch
+
+
+def test_two_names_of_one_address_are_refused_and_a_name_that_moved_moves(
+    changes: Changes,
+) -> None:
+    registry = started(group("web", "127.0.0.1:1"), changes)
+    name, here, there = Address("app", 1), Address("127.0.0.1", 1), Address("127.0.0.9", 1)
+    both = replace(group("web"), targets=(Target(here), Target(name)))
+    with pytest.raises(FastlbError, match=r"web\.targets: app:1 is 127\.0\.0\.1:1 already"):
+        registry.check([both], {name: [here]})
+    assert len(registry) == 1
+    named = replace(group("web"), targets=(Target(name),))
+    registry.check([named], {name: [here]})
+    assert registry.reconfigure([named], {"web"}, {name: [here]}) == []  # the same, by a name
+    assert len(registry) == 1
+    assert registry.reconfigure([named], {"web"}, {name: [there, here]}) == []
+    (gone,) = registry.reconfigure([named], {"web"}, {name: [there]})
+    assert (gone.index, str(gone.address)) == (0, "127.0.0.1:1")
+    assert [str(one.address) for one in registry] == ["127.0.0.1:1", "127.0.0.9:1"]
+
+
+def test_what_was_registered_by_others_is_left_alone(changes: Changes) -> None:
+    web = group("web", "127.0.0.1:1")
+    registry = started(web, changes)
+    registry.register("web", Target(Address("127.0.0.1", 2)))
+    assert reconfigured(registry, web) == []
+    assert len(registry) == 2

@@ -376,7 +376,12 @@ def test_second_tries_do_not_all_go_to_one_target(world: World, algorithm: Algor
 def test_where_nobody_is_left_nobody_is_picked(world: World) -> None:
     world.apply()
     assert world.picks(1) == {"-": 1}
-    world.apply(entry(0, state="draining"), entry(1, state="unused"), entry(2, weight=0))
+    world.apply(
+        entry(0, state="draining"),
+        entry(1, state="unused"),
+        entry(2, weight=0),
+        entry(3, state="disabled"),
+    )
     assert world.picks(1) == {"-": 1}
     assert world.table.groups["web"].pick("", [world.table.targets[0]]) is None
 

@@ -155,6 +155,9 @@ class Fake:
     slots: tuple[int, ...] = (0, 0, 1)
     hung: frozenset[int] = frozenset()
     draining: bool = False
+    overrides: SimpleNamespace = field(
+        default_factory=lambda: SimpleNamespace(removed=lambda group: [])
+    )
     changes: list[None] = field(default_factory=list)
 
 
@@ -184,6 +187,7 @@ def test_the_status_is_what_was_agreed(counters: Counters) -> None:
     assert target["requests"] == 10
     assert target["weight"] == 2
     assert target["state"] == "initial"
+    assert (target["override"], target["overrides"], shown["removed"]) == (None, [], [])
     assert target["p50_s"] == pytest.approx(0.001, rel=0.25)
     first, second = answer["workers"]
     assert first["slots"] == [0, 1]

@@ -30,7 +30,7 @@ def test_a_sender_that_fails_keeps_no_other_from_sending() -> None:
         state = WorkerState(loop, Counters(), 0, pipe, lambda: None)
         senders = [Sender(fails) for fails in (False, True, True, False, True, False)]
         for sender in senders:
-            state.send_soon(sender)
+            state.reactor.send_soon(sender)
         loop.call_soon(loop.stop)
         loop.run_forever()
     loop.close()
