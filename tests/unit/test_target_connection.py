@@ -29,7 +29,9 @@ GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 class User:
     """Who uses a connection for one request (http_client.Receiver)."""
 
-    def __init__(self, connection: TargetConnection | None = None, *, is_head: bool = False) -> None:
+    def __init__(
+        self, connection: TargetConnection | None = None, *, is_head: bool = False
+    ) -> None:
         self.connection = connection
         self.is_head = is_head
         self.wants_upgrade = False
