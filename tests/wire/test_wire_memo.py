@@ -73,16 +73,33 @@ def mirror(connection: RawConnection) -> None:
     """The target's script: the answer says all of the request."""
     while True:
         raw = connection.read_request()
-        head_only = raw.startswith(b"HEAD ")
-        fields = ["X-Head: 1"] if head_only else []
-        connection.send(answer(raw, *fields, head_only=head_only))
+        connection.send(answer(canonical(raw), head_only=raw.startswith(b"HEAD ")))
+
+
+def canonical(raw: bytes) -> bytes:
+    """A request less where its chunks begin, which is a proxy's to say."""
+    head, _, body = raw.partition(b"\r\n\r\n")
+    if b"\r\nTransfer-Encoding: chunked" not in head:
+        return raw
+    pieces = [head, b"\r\n\r\n"]
+    while not body.startswith(b"0\r\n"):
+        size, _, body = body.partition(b"\r\n")
+        pieces.append(body[: int(size, 16)])
+        body = body[int(size, 16) + 2 :]
+    return b"".join((*pieces, b"|", body))
 
 
 def masked(data: bytes, address: str) -> bytes:
     """Less what may differ: ids, times, who asked, and that a client's end is seen sooner or later."""
     data = data.replace(address.encode(), b"127.client")
     data = re.sub(rb"1-[0-9a-f]{8}-[0-9a-f]{24}", b"1-trace", data)
-    data = re.sub(rb"(?<=\r\nDate: )[^\r]*", b"now", data)
+    error = re.search(rb"HTTP/1\.1 4[0-9]{2} ", data)
+    if error is not None:
+        # What is wrong may be found in another way, and is told in other words. It is the last.
+        head, end, text = data[error.start() :].partition(b"\r\n\r\n")
+        whole = not text or b"Content-Length: %d\r\n" % len(text) in head + end
+        assert whole, f"not its length after {head!r}: {text!r}"
+        data = data[: error.end()]
     return data.replace(b"\r\nConnection: close\r\n", b"\r\n")
 
 
@@ -119,7 +136,7 @@ def talk(wires: Bench, address: str, pieces: list[bytes], before: bytes = b"") -
         client.send(pieces, pause_between(pieces))
         client.finish()
         got = client.rest()
-    return [masked(raw, address) for raw in wires.requests()], masked(got, address)
+    return [masked(canonical(raw), address) for raw in wires.requests()], masked(got, address)
 
 
 def is_one(wires: Bench, before: bytes) -> bool:
@@ -149,26 +166,26 @@ def siblings(data: bytes) -> Iterator[tuple[str, bytes]]:
         yield "its own head", head + b"\r\n\r\n"
 
 
-def compare(wires: Bench, data: bytes, seed: int) -> None:
+def compare(wires: Bench, data: bytes, seed: int, how: str = "random") -> None:
     address = new_address()
     plain = talk(wires, address, [data])
     assert plain is not None
 
-    def check(how: str, pieces: list[bytes], before: bytes = b"", *, known: bool = True) -> None:
+    def check(name: str, pieces: list[bytes], before: bytes = b"", *, known: bool = True) -> None:
         got = talk(wires, address if known else new_address(), pieces, before)
         if got is not None:
             assert got == plain, (
-                f"{how}, {data!r} is not what it is by itself: {got} and not {plain}"
+                f"{name}, {data!r} is not what it is by itself: {got} and not {plain}"
             )
 
     check("from an address that sent it before", [data])
     head = data.find(b"\r\n\r\n") + 4
     halves = [data[:head], data[head:]] if 4 <= head < len(data) else [data]
-    for name, before in siblings(data):
+    for former, before in siblings(data):
         if is_one(wires, before):
-            check(f"after {name}", [data], before, known=False)
-            check(f"after {name}, its body by itself", halves, before)
-    check("in pieces", split(data, "random", seed), LEAD)
+            check(f"after {former}", [data], before, known=False)
+            check(f"after {former}, its body by itself", halves, before)
+    check("in pieces", split(data, how, seed), LEAD)
     pipelined = talk(wires, address, [LEAD + data])
     alone = talk(wires, address, [LEAD])
     assert pipelined is not None
@@ -187,10 +204,10 @@ def test_requests_of_the_wire_files(wires: Bench, part: int) -> None:
 
 @pytest.mark.parametrize("number", range(len(TRICKS)))
 def test_tricks(wires: Bench, number: int) -> None:
-    compare(wires, TRICKS[number], number)
+    compare(wires, TRICKS[number], number, "bytewise")
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_random_requests(wires: Bench, seed: int) -> None:
     mutator = Mutator(seed)
     for number in range(25):
@@ -275,7 +292,7 @@ def test_responses_after_each_other(run_root: Path) -> None:
                     plain[number, method] = ask(client, number, method, "alone")
         wires.target.forget()
         with RawClient(wires.port) as client:
-            for step in range(500):
+            for step in range(250):
                 number = chance.randrange(len(RESPONSES))
                 method = chance.choice(("GET", "GET", "HEAD"))
                 how = chance.choice(("whole", "whole", "parts", "pieces"))
