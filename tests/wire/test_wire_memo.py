@@ -184,7 +184,8 @@ def compare(wires: Bench, data: bytes, seed: int, how: str = "random") -> None:
     for former, before in siblings(data):
         if is_one(wires, before):
             check(f"after {former}", [data], before, known=False)
-            check(f"after {former}, its body by itself", halves, before)
+            if len(halves) == 2:
+                check(f"after {former}, its body by itself", halves, before)
     check("in pieces", split(data, how, seed), LEAD)
     pipelined = talk(wires, address, [LEAD + data])
     alone = talk(wires, address, [LEAD])
@@ -210,7 +211,7 @@ def test_tricks(wires: Bench, number: int) -> None:
 @pytest.mark.parametrize("seed", range(2))
 def test_random_requests(wires: Bench, seed: int) -> None:
     mutator = Mutator(seed)
-    for number in range(25):
+    for number in range(12):
         compare(wires, mutator.request(b"tag"), number)
 
 
