@@ -157,9 +157,7 @@ class Supervisor:
         self._reopening: LogReopening | None = None
 
     async def run(self) -> int:
-        self._signals = StopSignals(
-            asyncio.get_running_loop(), self._on_hangup, self._on_reopen
-        )
+        self._signals = StopSignals(asyncio.get_running_loop(), self._on_hangup, self._on_reopen)
         async with contextlib.AsyncExitStack() as cleanup:
             run_dir = await self._tenure.begin()
             cleanup.callback(self._end_run_dir, run_dir)

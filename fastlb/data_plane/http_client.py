@@ -171,7 +171,8 @@ class TargetConnection(Stream):
             else:
                 self.send_now()
             if self.to_send:
-                return  # it is lost, and nothing was sent
+                self.to_send += data  # it is lost, and nothing was sent: neither is this
+                return
         self.send(data)
 
     def data_received(self, data: bytes) -> None:
@@ -185,6 +186,9 @@ class TargetConnection(Stream):
             # An answer before its request: nobody's, and never to be somebody's.
             self.close()
             self._pool.release(self, False)
+            return
+        if self.to_send:
+            self.drop()  # as above, and the request, which is unsent, goes elsewhere
             return
         if state == _HEAD:
             last = self._last
@@ -366,11 +370,16 @@ class TargetConnection(Stream):
         self.receiver = self.sink = None
         self._state = _IDLE
         self.fresh = False
-        reusable = self._reusable and not leftover and receiver.request_done
+        reusable = self._reusable and not leftover and self._request_is_out(receiver)
         if self._paused:
             self.pace(True)  # for a slow reader; the next one who gets it is another
         self._put_back(reusable)
         receiver.on_end(trailers)
+
+    def _request_is_out(self, receiver: Receiver) -> bool:
+        """Whether the target's socket has taken all of the request. A target that answers before may not
+        read the rest, and the next request must not wait behind it: nobody could tell if it was sent."""
+        return receiver.request_done and self._backlog is None
 
     def _put_back(self, reusable: bool) -> None:
         if not reusable:
@@ -411,7 +420,12 @@ class TargetConnection(Stream):
             self._pool.release(self, False)
 
     def connection_lost(self, error: OSError | None) -> None:
-        if error is not None and self.receiver is not None and not self._paused:
+        if (
+            error is not None
+            and self.receiver is not None
+            and not self._paused
+            and not self.to_send  # else what came is no answer to it
+        ):
             self._read_what_is_left()
         self.target.connection_closed()
         if self._state == _CLOSED and self.receiver is None:

@@ -112,11 +112,12 @@ class HttpConnection(ClientStream):
                     if raw and data.startswith(raw):  # the former head, byte for byte
                         self._begin(last, data[len(raw) :])
                         return
-                    again = self.worker.heads.again(data, last)
-                    if again is not None:
-                        self._last = again
-                        self._begin(again, b"")
-                        return
+                    if len(data) <= self.listener.settings.max_header_bytes:
+                        again = self.worker.heads.again(data, last)
+                        if again is not None:
+                            self._last = again
+                            self._begin(again, b"")
+                            return
                 self._read_request(self._ahead + data if self._ahead else data)
             elif self._turn == CLIENT:
                 self._ahead += data
@@ -278,6 +279,8 @@ class HttpConnection(ClientStream):
                 return
         self._ahead = rest
         exchange.start()
+        if not self._writable:
+            self.pace_target()
         if (rest or not exchange.request_done) and self._exchange is exchange:
             self.update_reading()
 

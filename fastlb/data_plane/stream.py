@@ -95,22 +95,26 @@ class Stream:
     def on_event(self, events: int) -> None:
         """The Reactor's call. What is so is found out from the socket: the event may be older than
         what was done since."""
-        if self._backlog is not None and events != READABLE:
-            self._send_backlog()
-        if self._events & READABLE and events != WRITABLE:
-            if self.sink is not None and self._move():
-                return
-            try:
-                data = self.sock.recv(READ_BYTES)
-            except (BlockingIOError, InterruptedError):
-                return
-            except OSError as error:
-                self._lose(error)
-                return
-            if data:
-                self.data_received(data)
-            else:
-                self._on_eof()
+        try:
+            if self._backlog is not None and events != READABLE:
+                self._send_backlog()
+            if self._events & READABLE and events != WRITABLE:
+                if self.sink is not None and self._move():
+                    return
+                try:
+                    data = self.sock.recv(READ_BYTES)
+                except (BlockingIOError, InterruptedError):
+                    return
+                except OSError as error:
+                    self._lose(error)
+                    return
+                if data:
+                    self.data_received(data)
+                else:
+                    self._on_eof()
+        except Exception:
+            self.drop()  # nobody knows how far it came: it must not be used again, nor call for ever
+            raise
 
     def _move(self) -> bool:
         """Splice into `sink`; False where what waits must be read."""
