@@ -235,11 +235,17 @@ class TargetConnection(Stream):
         self._state = _IDLE
         self.fresh = False
         pool = self._pool
-        if self._reusable and receiver.request_done and pool.keeps and self.learned_timeout is None:
+        if (
+            self._reusable
+            and receiver.request_done
+            and pool.keeps
+            and self._backlog is None
+            and self.learned_timeout is None
+        ):
             self.idle_since = pool.timers.now
             pool.idle.append(self)
         else:
-            self._put_back(self._reusable and receiver.request_done)
+            self._put_back(self._reusable and self._request_is_out(receiver))
         receiver.on_whole(head, data)
 
     def moved(self, count: int) -> None:
