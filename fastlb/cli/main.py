@@ -23,7 +23,7 @@ SECTIONS = {
         "run": "balance HTTP and TCP over health-checked targets until stopped",
         "check": "say every error of a configuration; --print shows all defaults",
         "reload": "let an instance read its configuration anew, and deploy it",
-        "upgrade": "let this release take over from a running one, without losing a request",
+        "upgrade": "let this release take over from a running one, without loss",
         "demo": "try it out on http://127.0.0.1:8080, in front of demo workers",
     },
     "to see what it does": {

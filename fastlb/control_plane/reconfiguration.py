@@ -173,7 +173,7 @@ class Reconfiguration:
 
     # -- the change
 
-    def apply(self, prepared: Prepared) -> None:
+    def apply(self, prepared: Prepared) -> list[str]:
         """In one turn of the loop: nothing else runs, and one table is published of it."""
         change, configuration = prepared.sockets, prepared.configuration
         news = [(key, 0, change.bound[key]) for key in change.bound]
@@ -196,8 +196,7 @@ class Reconfiguration:
         self._change = SocketChange(removed=change.removed)
         change.removed = []
         admin, prepared.admin = prepared.admin, None
-        if admin is not None:
-            self.administration.apply(admin)
+        return self.administration.apply(admin) if admin is not None else []
 
     def _take_over(
         self,

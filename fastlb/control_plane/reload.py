@@ -64,8 +64,9 @@ class Live(Protocol[P]):
     async def prepare(self, configuration: Configuration) -> P:
         """Raises FastlbError where it cannot be; then nothing has changed."""
 
-    def apply(self, prepared: P) -> None:
-        """In one go: nobody sees a half."""
+    def apply(self, prepared: P) -> list[str]:
+        """In one go: nobody sees a half. What changed beside the configuration, such as a file that it
+        names, by key path."""
 
     async def in_force(self) -> list[str]:
         """Wait until all workers act on what was applied; who does not, a sentence each."""
@@ -164,7 +165,12 @@ class Reload:
             try:
                 self._refuse_while_stopping()
                 if not dry_run:
-                    self._live.apply(prepared)
+                    beside = self._live.apply(prepared)
+                    changed += [
+                        f"{path}: changed"
+                        for path in beside
+                        if not any(line.startswith(f"{path}:") for line in changed)
+                    ]
                     self._given = found
             finally:
                 prepared.close()

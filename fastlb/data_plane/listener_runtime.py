@@ -161,6 +161,7 @@ class TcpListener:
 
     def accepted(self, connection: socket.socket, address: str, refused: bool) -> None:
         """Take a new connection; `refused` is over the limit, and TCP has no word for that but a reset."""
+        self.counts.accepted += 1
         connection.setblocking(False)
         forward = self.settings.default
         if refused or not isinstance(forward, Forward):

@@ -82,6 +82,7 @@ def exchange_of(head: RequestHead, **changes: Any) -> Any:
         "bytes_out": 11,
         "received": 0,
         "body": None,
+        "payload": b"",
         "rule": 0,
         "notes": None,
     }

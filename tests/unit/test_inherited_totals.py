@@ -38,7 +38,7 @@ def work(counters: Counters, row: int, column: int, requests: int) -> None:
 
 def passed_on(totals: Totals, before: InheritedTotals | None = None) -> dict[str, object]:
     """As it comes over the socket."""
-    said: dict[str, object] = msgpack.unpackb(msgpack.packb(export(totals, before, {KEY})))
+    said: dict[str, object] = msgpack.unpackb(msgpack.packb(export(totals, before, {KEY}, ())))
     return said
 
 
@@ -91,6 +91,6 @@ def test_a_target_that_is_not_registered_any_more_is_not_passed_on(
     first, second, _ = memories
     work(first, 0, 3, 4)
     before = InheritedTotals(first, 1, [WEB])
-    said = export(Totals(second, 1), before, set())
+    said = export(Totals(second, 1), before, set(), ())
     assert said["targets"] == []
     assert said["heads"]["REQUESTS"] == 4

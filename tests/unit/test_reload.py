@@ -67,8 +67,9 @@ class Stage:
         self.prepared.append(Change(configuration))
         return self.prepared[-1]
 
-    def apply(self, prepared: Change) -> None:
+    def apply(self, prepared: Change) -> list[str]:
         self.applied.append(prepared.configuration)
+        return []
 
     async def in_force(self) -> list[str]:
         return self.late

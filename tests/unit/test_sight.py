@@ -78,7 +78,7 @@ class World:
 
     def dies(self, row: int) -> None:
         entries = (*self.registry.entries(), *self.registry.leaving())
-        self.totals.absorb(row, entries, [self.columns[self.key]])
+        self.totals.absorb(row, entries, listeners=[self.columns[self.key]])
 
     def counted(self, reading: Reading | None = None) -> tuple[int, ...]:
         """Requests by listener, group, all; and what the group's histogram holds."""

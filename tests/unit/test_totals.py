@@ -122,7 +122,7 @@ def test_a_listeners_counts_survive_its_workers_and_its_absence(counters: Counte
     for row in range(ROWS):
         counters.row(row)[at + ListenerCell.REQUESTS] = 3
         counters.row(row)[at + ListenerCell.CONNECTIONS] = 1
-    totals.absorb(0, (), [column for _, column in columns.items()])
+    totals.absorb(0, (), listeners=[column for _, column in columns.items()])
     columns.assign(["http://a:1"])
     columns.assign(["http://c:1", "http://b:1"])
     assert len({column for _, column in columns.items()}) == 3
