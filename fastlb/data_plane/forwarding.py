@@ -191,8 +191,9 @@ class Exchange:
         target = choose(client.client_ip)
         head = self.head
         if self.body is None:
-            connection = target.pool.take()
-            if connection is not None:
+            idle = target.pool.idle
+            connection = idle.pop() if idle else None
+            if connection is not None and not connection.closing:
                 # As `_attempt` and `_send` do, for what nearly every request is.
                 self.target = target
                 self.connection = connection
@@ -392,7 +393,7 @@ class Exchange:
         self.connection = None
         self.status = status = head.status
         if not self.client.take_answer(self, head, data):
-            self.on_response(head, data, len(head.raw), True)
+            self.on_response(head, data, head.size, True)
             self.on_end(b"")
             return
         self.over = True

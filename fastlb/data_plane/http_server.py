@@ -34,6 +34,7 @@ from fastlb.data_plane.retry_budget import RetryBudget
 from fastlb.data_plane.splice import Pump
 from fastlb.data_plane.stream import Stream
 from fastlb.data_plane.target_runtime import GroupRuntime
+from fastlb.data_plane.timers import TICK
 from fastlb.data_plane.tunnel import Tunnel
 from fastlb.data_plane.worker_state import WorkerState
 from fastlb.errors import RequestError
@@ -304,9 +305,15 @@ class HttpConnection(ClientStream):
         group = listener.only_group
         rule = 0
         if group is None:
-            facts = RequestFacts(head, self.client_ip)
-            rule, action = listener.router.match(facts)
+            # The same request again, from the same client, goes the same way by the same rules.
+            routed = head.routed
+            if routed is not None and routed[0] is listener.router and not fields.trusted:
+                _, rule, action = routed
+            else:
+                rule, action = listener.router.match(RequestFacts(head, self.client_ip))
+                head.routed = listener.router, rule, action
             if not isinstance(action, Forward):
+                facts = RequestFacts(head, self.client_ip)
                 self._answer_self(action, rule, head, facts, rest)
                 return None
             name = choose_group(action, random())
@@ -413,36 +420,39 @@ class HttpConnection(ClientStream):
         self.await_for(self.idle_timeout)
 
     def take_answer(self, exchange: Exchange, head: ResponseHead, data: bytes) -> bool:
-        worker = self.worker
-        block = exchange.head.block
+        size = len(data)
         if (
-            not block.keep_alive
-            or not block.http_11
+            not exchange.head.block.stays
             or not exchange.request_done
             or self._ahead
             or self._eof
             or not self._writable
             or self.to_send
             or self.listener.draining
-            or len(data) > SEND_BYTES
+            or size > SEND_BYTES
         ):
             return False
-        at = len(head.raw)
-        exchange.bytes_out = len(data) - at
-        if head.kept is not head.raw:
-            data = head.kept + data[at:]
-        self.counts.bytes_out += len(data)
+        at, kept = head.size, head.kept
+        exchange.bytes_out = size - at
+        if kept is not head.raw:
+            data = kept + data[at:]
+            size = len(data)
+        worker, counts = self.worker, self.counts
+        counts.bytes_out += size
+        counts.statuses[head.status // 100] += 1
         self.to_send = data
         self.reactor.send_soon(self)
         self._exchange = None
         worker.retries.active -= 1
-        self.counts.statuses[exchange.status // 100] += 1
         if worker.access_log is not None:
-            exchange.head_out = len(head.kept)
+            exchange.head_out = len(kept)
             worker.access_log.complete(self, exchange)
-        self.idle_since = worker.timers.now
+        now = self.idle_since = worker.timers.now
         self._turn = IDLE
-        self.await_for(self.idle_timeout)
+        # As `await_for`, without the call.
+        deadline = self.deadline = now + self.idle_timeout
+        if not self.armed_tick or deadline < self.armed_tick * TICK:
+            worker.timers.arm(self, deadline)
         if not self._reading:
             self.update_reading()
         return True

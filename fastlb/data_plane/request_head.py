@@ -10,7 +10,7 @@ pure functions of those bytes. Knows no connection.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import httptools
 
@@ -22,6 +22,8 @@ from fastlb.data_plane.connection_field import (
 )
 from fastlb.errors import RequestError
 from fastlb.model.address import Address
+from fastlb.model.listener import Action
+from fastlb.model.matching import Router
 
 _REQUEST_LINE = re.compile(
     rb"([A-Z][A-Z-]*) (/[!\"$-~]*|\*|[Hh][Tt][Tt][Pp]://([^/?#\s@]*)([/?][!\"$-~]*)?)"
@@ -90,6 +92,8 @@ class HeaderBlock:
     chunked: bool
     upgrade: bytes
     forwarded_for: bytes
+    stays: bool
+    """Of HTTP/1.1, and the connection stays open after the answer."""
     memorable: bool
     """Of HTTP/1.1, and nothing in it changes the protocol: other requests may be compared with it."""
     bodyless: bool
@@ -106,6 +110,9 @@ class RequestHead:
     block: HeaderBlock
     idempotent: bool
     raw: bytes
+    routed: tuple[Router, int, Action] | None = field(default=None, compare=False)
+    """By which rules it was given to which action, where it was: a head that comes again is not matched
+    again."""
 
     def to_target(self, trace: bytes) -> bytes:
         """The head as it goes to a target; `trace` is the request's new trace id."""
@@ -325,6 +332,7 @@ def _read_block(
         upgrade=wants_upgrade,
         forwarded_for=forwarded_for,
         # httptools takes Proxy-Connection for Connection, and `close` would end its parser.
+        stays=keep_alive and http_11,
         memorable=http_11 and not (upgrade or expect or proxy_connection),
         bodyless=not (size or chunked),
     )
@@ -390,6 +398,7 @@ def glimpse(head: bytes) -> RequestHead | None:
             chunked=False,
             upgrade=b"",
             forwarded_for=b"",
+            stays=False,
             memorable=False,
             bodyless=True,
         ),

@@ -54,15 +54,17 @@ class ResponseBlock:
 
 @dataclass(slots=True)  # not frozen: one is made for each message, and that makes it dear
 class ResponseHead:
-    """`line` is the status line with its CRLF, always of HTTP/1.1. `raw` is the head as it came; `whole`
-    the bytes of it and its body, where a Content-Length says so, else -1. `kept` is what a client of
-    HTTP/1.1 that stays gets, where there is such a length: `raw` itself if nothing was taken out."""
+    """`line` is the status line with its CRLF, always of HTTP/1.1. `raw` is the head as it came, of `size`
+    bytes; `whole` the bytes of it and its body, where a Content-Length says so, else -1. `kept` is what a
+    client of HTTP/1.1 that stays gets, where there is such a length: `raw` itself if nothing was taken
+    out."""
 
     status: int
     line: bytes
     http_11: bool
     block: ResponseBlock
     raw: bytes
+    size: int
     whole: int
     kept: bytes
 
@@ -136,6 +138,7 @@ class ResponseReader:
             http_11,
             block,
             head,
+            len(head),
             len(head) + length if framed and length is not None else -1,
             (head if http_11 and block.unchanged else b"".join((start, block.forwarded, b"\r\n")))
             if framed
