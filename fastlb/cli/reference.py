@@ -199,7 +199,7 @@ def reference() -> str:
     parts = [HEAD]
     for title, cls in SECTIONS:
         rows = [
-            f"| `{item.name}` | {_flags(setting.flag, setting.short, setting.kind)} "
+            f"| `{item.name}` | {_flags(setting.flag, setting.short, setting.kind, default_of(item))} "
             f"| {_value(setting)} "
             f"| `{inline(to_toml_value(setting, default_of(item)))}` | {_cell(setting.help)} "
             f"| {_cell(setting.why)} |"
@@ -224,10 +224,10 @@ def _profile() -> str:
     return PROFILES_HEAD + "\n".join([*rows, ""])
 
 
-def _flags(flag: str | None, short: str | None, kind: str) -> str:
+def _flags(flag: str | None, short: str | None, kind: str, default: object) -> str:
     if flag is None:
         return ""
-    if kind == "switch":
+    if kind == "switch" and default:  # the flag that does something
         return f"`{flag.replace('--', '--no-', 1)}`"
     return f"`{flag}`, `{short}`" if short else f"`{flag}`"
 

@@ -126,9 +126,9 @@ def test_a_listeners_counts_survive_its_workers_and_its_absence(counters: Counte
     columns.assign(["http://a:1"])
     columns.assign(["http://c:1", "http://b:1"])
     assert len({column for _, column in columns.items()}) == 3
-    found = totals.listener(columns["http://b:1"])
+    found = totals.listener("http://b:1", columns["http://b:1"])
     assert (found[ListenerCell.REQUESTS], found[ListenerCell.CONNECTIONS]) == (6, 1)
-    assert totals.listener(columns["http://c:1"]) == [0] * len(found)
+    assert totals.listener("http://c:1", columns["http://c:1"]) == [0] * len(found)
 
 
 def test_a_listener_column_is_given_away_only_where_none_is_free() -> None:
