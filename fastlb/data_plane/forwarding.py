@@ -54,8 +54,6 @@ class Client(Protocol):
     def is_logged(self) -> bool:
         """Whether its requests go to the access log, which wants to know when an answer began."""
 
-    def next_trace_id(self) -> bytes: ...
-
     def await_for(self, seconds: float) -> None:
         """It is the target's turn; call `on_timeout` after `seconds` of silence."""
 
@@ -109,7 +107,7 @@ class Exchange:
     """One request and its response."""
 
     # Class attributes, not __slots__: most requests leave most of them as they are, and what is not
-    # set costs nothing.
+    # set costs nothing. What every request reads is set all the same: a default is looked up slowly.
     target: TargetRuntime | None = None
     connection: TargetConnection | None = None
     trace = b""
@@ -148,10 +146,12 @@ class Exchange:
         self.head = head
         self.group = group
         self.began = perf_counter()
-        if head.method == b"HEAD":
-            self.is_head = True
-        block = head.block
-        if block.upgrade:
+        self.body = None
+        self.payload = b""
+        self.request_done = True
+        self._retrying = False
+        self.is_head = head.method == b"HEAD"
+        if head.block.upgrade:
             self.wants_upgrade = True
 
     @property
@@ -178,10 +178,10 @@ class Exchange:
 
     # -- the request
 
-    def start(self) -> None:
-        """Choose a target and send."""
+    def start(self, trace: bytes) -> None:
+        """Choose a target and send; `trace` is the request's new trace id."""
         client = self.client
-        self.trace = trace = client.next_trace_id()
+        self.trace = trace
         group = self.group
         choose = group.choose
         if choose is None:

@@ -62,7 +62,6 @@ class HttpConnection(ClientStream):
         "idle_since",
         "listener",
         "logged",
-        "next_trace_id",
         "refused",
     )
 
@@ -75,7 +74,6 @@ class HttpConnection(ClientStream):
         self.client_ip = self.fields.peer
         self.refused = refused
         """Over max_connections: its first request is answered 503."""
-        self.next_trace_id = worker.next_trace_id
         self.idle_since = 0.0
         self._exchange: Exchange | None = None
         self._ahead = b""
@@ -279,7 +277,7 @@ class HttpConnection(ClientStream):
                 self._refuse(error, head)
                 return
         self._ahead = rest
-        exchange.start()
+        exchange.start(worker.next_trace_id())
         if not self._writable:
             self.pace_target()
         if (rest or not exchange.request_done) and self._exchange is exchange:

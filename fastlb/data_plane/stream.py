@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from types import FunctionType
 from typing import cast
 
 from fastlb.data_plane.reactor import READABLE, WRITABLE, Reactor
@@ -40,6 +41,17 @@ class Stream:
         "sock",
         "to_send",
     )
+
+    def __init_subclass__(cls) -> None:
+        """Give each kind of connection its own copy of what runs for each message: the interpreter
+        remembers at each place in a function where the last object had its attributes (PEP 659), and
+        two classes that take turns there make it look them up each time."""
+        for name in ("on_event", "send_now"):
+            shared = getattr(Stream, name)
+            own = FunctionType(shared.__code__.replace(), shared.__globals__, name)
+            own.__doc__ = shared.__doc__
+            if name not in cls.__dict__:
+                setattr(cls, name, own)
 
     def __init__(self, loop: asyncio.AbstractEventLoop, reactor: Reactor) -> None:
         self.loop = loop
