@@ -150,6 +150,7 @@ class Exchange:
         self.payload = b""
         self.request_done = True
         self._retrying = False
+        self.notes = None
         self.is_head = head.method == b"HEAD"
         if head.block.upgrade:
             self.wants_upgrade = True

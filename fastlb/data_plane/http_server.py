@@ -263,8 +263,7 @@ class HttpConnection(ClientStream):
         else:
             rule = 0
         self._exchange = exchange = Exchange(self, head, group)
-        if rule:
-            exchange.rule = rule
+        exchange.rule = rule
         self._turn = TARGET
         worker.retries.active += 1
         if not head.block.bodyless:
