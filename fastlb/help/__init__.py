@@ -9,8 +9,8 @@ from __future__ import annotations
 from importlib.resources import files
 
 ORDER = (
-    *("configuration", "health", "scaling", "reload", "upgrade", "signals"),
-    *("metrics", "files", "environment", "exit-status", "systemd", "containers"),
+    *("configuration", "health", "targets", "scaling", "reload", "upgrade", "signals"),
+    *("admin", "metrics", "logs", "files", "environment", "exit-status", "systemd", "containers"),
 )
 """As they are listed; each is a file here."""
 
