@@ -81,6 +81,15 @@ def logs(arguments: argparse.Namespace) -> int:
         return 0
     status, trouble = _status(supervisor)
     if arguments.access:
+        given = [
+            f"--{name}"
+            for name in ("since", "level", "json")
+            if getattr(arguments, name) not in (None, False, "debug")
+        ]
+        if given:
+            raise ConfigError(
+                [f"{', '.join(given)}: not with --access, whose lines are shown as they are"]
+            )
         return _access(arguments, status, trouble)
     kept = supervisor.folder / LOG
     if status is None and not kept.exists():

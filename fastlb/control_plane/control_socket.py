@@ -86,6 +86,8 @@ class ControlSocket:
             return
         except ValueError:
             log.warning("a request of over %d bytes at the control socket", LINE_BYTES)
+        except ConnectionError:
+            log.debug("somebody at the control socket left before the answer")
         except (TimeoutError, OSError) as error:
             log.warning("a connection to the control socket was given up: %r", error)
         finally:

@@ -20,6 +20,8 @@ from fastlb.model.configuration import Configuration
 
 log = logging.getLogger("fastlb")
 
+SAID = 8
+"""Changes of one reload that the history of decisions names."""
 LIVE = frozenset(
     {
         *("listeners", "target_groups", "auto_scaling_groups", "admin"),
@@ -91,7 +93,7 @@ class Outcome:
 
 class Reload:
     """Knows what was configured last. `not_in_force` tells what is configured and not what is used,
-    since it was rolled back; `under_way` is entered while a reload is."""
+    since it was rolled back; `under_way` is entered while a reload is; `told` hears what changed."""
 
     def __init__(
         self,
@@ -100,12 +102,14 @@ class Reload:
         live: Live[Any],
         not_in_force: Callable[[], list[str]] = list,
         under_way: Callable[[], AbstractContextManager[None]] = nullcontext,
+        told: Callable[[str], None] = lambda changes: None,
     ) -> None:
         self._given = given
         self._source = source
         self._live = live
         self._not_in_force = not_in_force
         self._under_way = under_way
+        self._told = told
         self._tasks: set[asyncio.Task[Any]] = set()
         self._signalled: asyncio.Task[None] | None = None
 
@@ -115,7 +119,7 @@ class Reload:
         if not isinstance(dry_run, bool):
             raise ValueError(f"dry_run: expected true or false, got {dry_run!r}")
         # In a task of its own: whoever waits no longer must not cut it in the middle.
-        outcome = await asyncio.shield(self._keep(self.reload(dry_run=dry_run)))
+        outcome = await asyncio.shield(self._keep(self._by_command(dry_run=dry_run)))
         left = self._not_in_force()
         return {
             "said": "\n".join([*outcome.lines(), *left]),
@@ -123,6 +127,16 @@ class Reload:
             "late": outcome.late,
             "not_in_force": left,
         }
+
+    async def _by_command(self, *, dry_run: bool) -> Outcome:
+        try:
+            outcome = await self.reload(dry_run=dry_run)
+        except ValueError as error:
+            log.warning("a reload was refused: %s", error)
+            raise
+        if not dry_run:
+            _log(outcome)
+        return outcome
 
     def signalled(self) -> asyncio.Task[None]:
         """SIGHUP, or a changed file, is `fastlb reload`, told in the log. Several that wait are one."""
@@ -141,10 +155,7 @@ class Reload:
         except Exception:
             log.exception("the reload could not go on")
             return
-        for line in outcome.lines():
-            log.info("reload: %s", line)
-        for line in outcome.late:
-            log.error("reload: %s", line)
+        _log(outcome)
 
     async def reload(self, *, dry_run: bool = False) -> Outcome:
         """What changed. Raises ValueError where it cannot be: then nothing has."""
@@ -172,6 +183,9 @@ class Reload:
                         if not any(line.startswith(f"{path}:") for line in changed)
                     ]
                     self._given = found
+                    if changed:
+                        more = f"; and {len(changed) - SAID}" if len(changed) > SAID else ""
+                        self._told("; ".join(changed[:SAID]) + more)
             finally:
                 prepared.close()
         except FastlbError as error:
@@ -197,6 +211,13 @@ class Reload:
             task.cancel()
         if self._tasks:
             await asyncio.wait(set(self._tasks))
+
+
+def _log(outcome: Outcome) -> None:
+    for line in outcome.lines():
+        log.info("reload: %s", line)
+    for line in outcome.late:
+        log.error("reload: %s", line)
 
 
 def refuse_fixed(old: Configuration, new: Configuration) -> None:

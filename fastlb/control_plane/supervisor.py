@@ -287,6 +287,7 @@ class Supervisor:
             self._live,
             lambda: self.scaling.not_in_force(),
             self._manager.while_reloading,
+            lambda changes: self.registry.told("routing", "configuration", "reloaded", changes),
         )
         cleanup.push_async_callback(self._reload.close)
         path = self._source.path if self._source is not None else None
