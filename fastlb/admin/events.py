@@ -134,4 +134,7 @@ def event(kind: str, value: dict[str, Any]) -> bytes:
 
 
 def encoded(value: object) -> str:
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    """JSON that can be sent: half a surrogate pair, as a client's JSON may have one, is no UTF-8 and stays
+    escaped."""
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()

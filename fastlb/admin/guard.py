@@ -140,7 +140,7 @@ class Guard:
         if site not in ("same-origin", "none"):
             return "an action must come from the dashboard's own page"
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        if origin is not None and _netloc(origin) != host.lower():
             return f"an action must come from the dashboard's own page, not from {origin}"
         return ""
 
@@ -231,6 +231,14 @@ class Guard:
         assert self._token is not None
         text = b"fastlb session " + said.encode("utf-8", "replace")
         return hmac.new(self._token, text, hashlib.sha256).hexdigest()
+
+
+def _netloc(origin: str) -> str:
+    """Host and port of an Origin in small letters; "" of what is none."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return ""
 
 
 def _is_json(headers: Headers) -> bool:

@@ -17,7 +17,15 @@ from fastlb.errors import FastlbError
 from fastlb.model.address import Address, parse_address
 from fastlb.model.plain import from_plain, to_plain
 from fastlb.model.target_group import Target, TargetGroup
-from fastlb.model.target_override import NOTHING, Key, Override, applied, key_of, pruned
+from fastlb.model.target_override import (
+    NOTHING,
+    Key,
+    Override,
+    applied,
+    key_of,
+    nobody_left,
+    pruned,
+)
 
 log = logging.getLogger("fastlb.targets")
 
@@ -61,6 +69,16 @@ class OperatorOverrides:
     def groups(self) -> Collection[str]:
         """The names of the configured groups."""
         return self._configured.keys()
+
+    def check(self, group: TargetGroup) -> None:
+        """Raise FastlbError where `group`, were it configured so, had nobody because of what was said."""
+        taken = nobody_left(group, self._overrides)
+        if taken:
+            raise FastlbError(
+                f"target_groups.{group.name}.targets: nobody would be left, because of what operators "
+                f"said: {', '.join(taken)}. Nothing was changed; have one back first, by `fastlb "
+                "undrain`, `enable`, `weight --reset` or `target add`"
+            )
 
     def take(self, groups: Iterable[TargetGroup], resolve: Resolve) -> tuple[TargetGroup, ...]:
         """These groups are configured from now on: with the targets that operators added and without

@@ -127,6 +127,7 @@ class Reconfiguration:
             used = used_groups(configuration) | {one.name for one in lingering.target_groups}
             self.parts.registry.check(configuration.target_groups, resolved)
             self.scaling.check(configuration, used)
+            self._check_overrides(concrete)
             _check_size(configuration, len(self.parts.registry), change.slots)
             keys = {listener_key(one) for one in configuration.listeners}
             if len(keys) > LISTENERS:
@@ -148,6 +149,14 @@ class Reconfiguration:
             for target in group.targets
         }
         return self.sockets.prepare(given.listeners, slots), resolved
+
+    def _check_overrides(self, new: Configuration) -> None:
+        """A group that has somebody must not come to nobody by what operators said of its targets: they
+        were asked to insist on that, and whoever changes the file was not. Raises FastlbError."""
+        for group in new.target_groups:
+            members = self.parts.registry.members(group.name)
+            if group.auto_scaling_group is None and any(one.active for one in members):
+                self.overrides.check(group)
 
     def _lingering_after(self, new: Configuration) -> Lingering:
         """The groups that must go on beside `new`, for the clients of listeners that it has not."""

@@ -7,7 +7,7 @@ registry and no file.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Literal
@@ -123,6 +123,25 @@ def applied(
         targets = (*kept, *more)
         made.append(group if targets == group.targets else replace(group, targets=targets))
     return tuple(made)
+
+
+def nobody_left(group: TargetGroup, overrides: Mapping[Key, Override]) -> list[str]:
+    """Each target of a group as it is configured with what operators said of it, where that is why
+    nobody gets a request. Empty where somebody does, or where the configuration itself has nobody."""
+    taken = []
+    for target in group.targets:
+        override = overrides.get(key_of(group.name, target), NOTHING)
+        weight = target.weight if override.weight is None else override.weight.of(target.weight)
+        if weight and override.out is None and override.removed is None:
+            return []
+        if target.weight:
+            taken.append(f"{target.address} ({', '.join(what for what, _, _ in override.said())})")
+    for (name, _), override in overrides.items():
+        if name == group.name and override.added is not None and override.out is None:
+            weight = override.added.weight
+            if weight if override.weight is None else override.weight.of(weight):
+                return []
+    return taken
 
 
 def pruned(

@@ -72,3 +72,32 @@ def test_what_was_said_stays_as_long_as_its_target_is_configured(
             assert not load.stop().failures
         assert "Traceback" not in fastlb.log()
         fastlb.stop()
+
+
+@pytest.mark.usefixtures("say")
+def test_a_reload_that_leaves_nobody_because_of_operators_is_refused(
+    run_root: Path,
+    tmp_path: Path,
+    start_raw_target: Callable[..., RawTarget],
+    say: Say,
+) -> None:
+    a, b, c = (str(start_raw_target(echo_requests)) for _ in range(3))
+    file = tmp_path / "fastlb.toml"
+    file.write_text(configured(a, b, c))
+    with FastlbProcess(run_root, "--config", str(file), listen=(), workers=1) as fastlb:
+        fastlb.wait_states()
+        assert say(fastlb, f"target remove web {a} --wait")[0] == 0
+        assert say(fastlb, f"drain {b}")[0] == 0
+        with LoadClient(fastlb.port, connections=4, check="none") as load:
+            load.started()
+            file.write_text(configured(a, b))
+            answer = ask(fastlb.run_dir / fastlb.name, "reload", wait=10)
+            assert (
+                f"nobody would be left, because of what operators said: {a} (removed)"
+                in (answer["error"])
+            )
+            assert fastlb.targets()[c]["state"] == "healthy"
+            assert say(fastlb, f"undrain {b}")[0] == 0
+            assert "error" not in ask(fastlb.run_dir / fastlb.name, "reload", wait=10)
+            more_answers(fastlb, 200)
+            assert not load.stop().failures

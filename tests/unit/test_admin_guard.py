@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import httpx
 import pytest
 from starlette.responses import PlainTextResponse
 
 from fastlb.admin.attempts import MOST_ADDRESSES, MOST_FAILURES, WITHIN, Attempts
+from fastlb.admin.events import encoded
 from fastlb.admin.guard import SESSION_SECONDS, Guard
 
 TOKEN = "correct-horse-battery"
@@ -122,3 +124,16 @@ def test_every_answer_has_the_headers_that_protect_it() -> None:
         assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
         assert answer.headers["cache-control"] == "no-store"
         assert "access-control-allow-origin" not in answer.headers
+
+
+@pytest.mark.parametrize("origin", ["http://[", "//[::", "http://a]b", "null", "http://evil"])
+def test_an_origin_that_is_none_is_refused_as_a_foreign_one(origin: str) -> None:
+    guard = Guard(PlainTextResponse("in"), None, ("h", 1))
+    answer = asked(guard, "POST", origin=origin, content_type="application/json")
+    assert answer.status_code == 403
+    assert "own page" in answer.json()["error"]
+
+
+def test_half_a_surrogate_pair_is_said_again_in_json() -> None:
+    text = encoded({"error": "\ud800é"})
+    assert json.loads(text.encode()) == {"error": "\ud800é"}
