@@ -373,7 +373,7 @@ def _workers(reading: Reading) -> Iterator[Metric]:
     )
     yield _counter(
         "fastlb_worker_requests",
-        "Requests that came",
+        "Requests that were read and understood; those that were refused before are answers only",
         label,
         ((name, one.counts.requests) for name, one in workers),
     )

@@ -24,6 +24,8 @@ from fastlb.target_table.handover import HandoverError
 log = logging.getLogger("fastlb.takeover")
 
 ANSWER_WITHIN = 1.0
+ENDS_WITHIN = 0.5
+"""For one that cannot be asked, before that is an error."""
 GRACE = 1.0
 """Over the drain time-out, before an orphan that is still there gets SIGTERM."""
 KILL_AFTER = 1.0
@@ -167,4 +169,6 @@ async def _ask_drain(orphan: Orphan, seconds: float, table: int | None) -> None:
         await asyncio.to_thread(handover.ask_drain, path, seconds, answer_by, table)
         log.info("orphaned worker pid %d drains", orphan.pid)
     except (OSError, HandoverError) as error:
-        log.error("orphaned worker pid %d does not drain: %s", orphan.pid, error)
+        # One that has finished takes its socket away, and ends a moment later.
+        if not await wait_for_pidfd(orphan.pidfd, time.monotonic() + ENDS_WITHIN):
+            log.error("orphaned worker pid %d does not drain: %s", orphan.pid, error)

@@ -46,7 +46,8 @@ class Upgrades:
 def upgrades(root: Path, count: int, connections: int, sockets: int) -> Upgrades:
     """Upgrade an instance `count` times under one and the same load."""
     with (
-        balanced(root, *HTTP_CHECK, "--drain-timeout", "120s") as case,
+        # The first workers keep the WebSockets until the last upgrade.
+        balanced(root, *HTTP_CHECK, "--drain-timeout", f"{120 + 30 * count}s") as case,
         WebSockets(case.fastlb.port, sockets) as held,
         case.load(connections=connections) as load,
         Probes(case.fastlb.port).running() as probes,
