@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 
 from fastlb.cli.flags import add_configuration_flags, config_path, configuration_of
@@ -38,6 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    # Before the supervisor has its handlers these would end the process: they wait for those.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP, signal.SIGUSR1})
     if not arguments.config and not arguments.listen:
         raise ConfigError([WITHOUT_LISTEN] if arguments.app_command else WHAT_TO_TYPE)
     loaded = configuration_of(arguments)

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import signal
 import socket
 import time
 from collections.abc import Sequence
@@ -165,6 +166,7 @@ class Supervisor:
             cleanup.callback(keep_log(run_dir.log))
             try:
                 await self._start(run_dir, cleanup)
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP, signal.SIGUSR1})
                 cleanup.callback(self._end_overrides)
                 await self._serve()
             except BaseException as error:
