@@ -100,7 +100,8 @@ def masked(data: bytes, address: str) -> bytes:
         whole = not text or b"Content-Length: %d\r\n" % len(text) in head + end
         assert whole, f"not its length after {head!r}: {text!r}"
         data = data[: error.end()]
-    return data.replace(b"\r\nConnection: close\r\n", b"\r\n")
+    # A client of HTTP/1.0 is told either in words: that its connection stays, or nothing.
+    return re.sub(rb"\r\nConnection: (close|keep-alive)\r\n", b"\r\n", data)
 
 
 @pytest.fixture(scope="module")
