@@ -62,6 +62,11 @@ class StopSignals:
             if by_hand or signal.getsignal(number) != signal.SIG_IGN:
                 loop.add_signal_handler(number, self._on_signal, number)
 
+    def close(self) -> None:
+        """It is over: a signal that comes after this must not change how the process ends, as one would
+        once the loop has put back what signals do by default."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, *FOR_THE_SUPERVISOR})
+
     def _on_signal(self, given: int) -> None:
         number, now = signal.Signals(given), time.monotonic()
         since_first = None if self._first is None else now - self._first

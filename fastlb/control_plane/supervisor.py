@@ -172,6 +172,7 @@ class Supervisor:
             except BaseException as error:
                 self._tenure.failed(str(error) or type(error).__name__)
                 raise
+        self._signals.close()
         if self._tenure.heir:
             log.info("handed over to pid %d", self._tenure.heir)
         else:

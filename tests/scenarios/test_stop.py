@@ -143,6 +143,16 @@ def test_a_second_signal_ends_at_once(run_root: Path) -> None:
         assert_gone(one)
 
 
+def test_signals_that_come_until_the_end_do_not_change_it(run_root: Path) -> None:
+    with DemoTarget("demo") as target, FastlbProcess(run_root, targets=[target], workers=1) as one:
+        one.wait_states()
+        deadline = time.monotonic() + 30
+        while one.process.poll() is None and time.monotonic() < deadline:
+            one.process.send_signal(signal.SIGTERM)
+        assert one.process.poll() == 0, one.log()
+        assert_gone(one)
+
+
 def test_a_stop_while_targets_are_dead_or_hang(run_root: Path) -> None:
     """Nothing that a target does or does not do holds up the end."""
     with balanced(run_root, "--drain-timeout", "1s") as case:
