@@ -143,10 +143,13 @@ def test_a_second_signal_ends_at_once(run_root: Path) -> None:
         assert_gone(one)
 
 
-def test_signals_that_come_until_the_end_do_not_change_it(run_root: Path) -> None:
+def test_signals_after_the_last_word_do_not_change_the_end(run_root: Path) -> None:
     with DemoTarget("demo") as target, FastlbProcess(run_root, targets=[target], workers=1) as one:
         one.wait_states()
         deadline = time.monotonic() + 30
+        one.process.send_signal(signal.SIGTERM)
+        while " stopped" not in one.log() and time.monotonic() < deadline:
+            pass  # what is tested lasts for milliseconds after that
         while one.process.poll() is None and time.monotonic() < deadline:
             one.process.send_signal(signal.SIGTERM)
         assert one.process.poll() == 0, one.log()
