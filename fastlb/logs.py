@@ -11,6 +11,7 @@ import logging
 import os
 import queue
 import select
+import signal
 import sys
 import threading
 import time
@@ -111,6 +112,8 @@ class _QueuedLines(logging.Handler):
         self._thread.join(max(until - time.monotonic(), 0.0))
 
     def _run(self) -> None:
+        # Signals are the main thread's, which blocks them at the end: here they would end the process.
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         while (line := self._lines.get()) is not None:
             self._place.write(line)
             if self._dropped and self._lines.empty():

@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
 log = logging.getLogger("fastlb")
@@ -40,6 +41,12 @@ def meaning(number: signal.Signals, terminal: bool, since_first: float | None) -
     return "echo" if since_first < AGAIN_AFTER or number == signal.SIGHUP else "end"
 
 
+def leave_signals() -> None:
+    """Let this thread take none of them. A thread that is over for Python still lives for a moment, and
+    would end the process with what comes then."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, *FOR_THE_SUPERVISOR})
+
+
 class StopSignals:
     """`stop` is set by the first signal to stop; `end` by the second, or by SIGQUIT: at once."""
 
@@ -53,6 +60,7 @@ class StopSignals:
         self._reopen = reopen
         self.stop = asyncio.Event()
         self.end = asyncio.Event()
+        loop.set_default_executor(ThreadPoolExecutor(initializer=leave_signals))
         self._terminal = os.isatty(0) or os.isatty(2)
         self._first: float | None = None
         for number in (signal.SIGTERM, *FOR_THE_SUPERVISOR):
@@ -65,7 +73,7 @@ class StopSignals:
     def close(self) -> None:
         """It is over: a signal that comes after this must not change how the process ends, as one would
         once the loop has put back what signals do by default."""
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, *FOR_THE_SUPERVISOR})
+        leave_signals()
 
     def _on_signal(self, given: int) -> None:
         number, now = signal.Signals(given), time.monotonic()
