@@ -85,10 +85,15 @@ def owners(stats: Mapping[int, Stat], roots: Collection[int]) -> dict[int, int]:
         way: list[int] = []
         at = pid
         while at not in found and at in stats:
-            # Ends a circle too: the processes were not all read in the same moment.
             found[at] = None
             way.append(at)
             at = stats[at].parent
+        if at in way:
+            # A circle: the processes were not all read in the same moment. Nobody is above its members.
+            circle = way[way.index(at) :]
+            for one in circle:
+                found[one] = stats[one].group if stats[one].group in roots else None
+            way = way[: -len(circle)]
         owner = found.get(at)
         for one in reversed(way):
             if owner is None and stats[one].group in roots:

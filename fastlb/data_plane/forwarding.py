@@ -106,54 +106,76 @@ class Client(Protocol):
 class Exchange:
     """One request and its response."""
 
-    # Class attributes, not __slots__: most requests leave most of them as they are, and what is not
-    # set costs nothing. What every request reads is set all the same: a default is looked up slowly.
-    target: TargetRuntime | None = None
-    connection: TargetConnection | None = None
-    trace = b""
-    status = 0
-    """Of the final response, once its head went to the client."""
-    bytes_out = 0
-    """Of the answer's body."""
-    head_out = 0
-    """Bytes of the answer's head."""
-    rule = 0
-    """Priority of the Rule that chose the group; 0 is the default's."""
-    notes: ExchangeNotes | None = None
-    over = False
-    request_done = True
-    """Whether the client has sent all of it."""
-    is_held = False
-    """Whether it waits in its group's HoldQueue."""
-    waited = 0.0
-    """Seconds that it has waited there; `began` does not count them, since no target took them."""
-    body: RequestBody | None = None
-    """Of a request whose body did not come whole with its head."""
-    payload = b""
-    """The whole body of one whose body did."""
-    is_head = False
-    wants_upgrade = False
-    _sent = False
-    _answering = False
-    _retrying = False
-    _chunk_out = False
-    _tries = 0
-    _tried: Sequence[TargetRuntime] = ()
-    _connecting: Opening | None = None
+    # Slots, and each set at once: an object with a dictionary gets its attributes' places from the first
+    # ones of its class, and where many of those were made before one had set them all, every later one
+    # is given a dictionary of its own, for a microsecond each.
+    __slots__ = (
+        "_answering",
+        "_chunk_out",
+        "_connecting",
+        "_retrying",
+        "_sent",
+        "_tried",
+        "_tries",
+        "began",
+        "body",
+        "bytes_out",
+        "client",
+        "connection",
+        "group",
+        "head",
+        "head_out",
+        "is_head",
+        "is_held",
+        "notes",
+        "over",
+        "payload",
+        "request_done",
+        "rule",
+        "status",
+        "target",
+        "trace",
+        "waited",
+        "wants_upgrade",
+    )
 
     def __init__(self, client: Client, head: RequestHead, group: GroupRuntime) -> None:
         self.client = client
         self.head = head
         self.group = group
         self.began = perf_counter()
-        self.body = None
-        self.payload = b""
+        self.target: TargetRuntime | None = None
+        self.connection: TargetConnection | None = None
+        self.trace = b""
+        self.status = 0
+        """Of the final response, once its head went to the client."""
+        self.bytes_out = 0
+        """Of the answer's body."""
+        self.head_out = 0
+        """Bytes of the answer's head."""
+        self.rule = 0
+        """Priority of the Rule that chose the group; 0 is the default's."""
+        self.notes: ExchangeNotes | None = None
+        self.over = False
         self.request_done = True
-        self._retrying = False
-        self.notes = None
+        """Whether the client has sent all of it."""
+        self.is_held = False
+        """Whether it waits in its group's HoldQueue."""
+        self.waited = 0.0
+        """Seconds that it has waited there; `began` does not count them, since no target took them."""
+        self.body: RequestBody | None = None
+        """Of a request whose body did not come whole with its head."""
+        self.payload = b""
+        """The whole body of one whose body did."""
         self.is_head = head.method == b"HEAD"
-        if head.block.upgrade:
-            self.wants_upgrade = True
+        self.wants_upgrade = bool(head.block.upgrade)
+        self._sent = False
+        self._answering = False
+        self._retrying = False
+        self._chunk_out = False
+        self._tries = 0
+        self._tried: Sequence[TargetRuntime] = ()
+        self._connecting: Opening | None = None
 
     @property
     def last_target(self) -> TargetRuntime | None:

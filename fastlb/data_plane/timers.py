@@ -29,6 +29,16 @@ class Timed(Protocol):
 class TimerWheel:
     """Call `start()` in the loop; `now` is loop.time() of the last tick."""
 
+    __slots__ = (
+        "_buckets",
+        "_handle",
+        "_last_tick",
+        "_loop",
+        "_on_tick",
+        "_was_late",
+        "now",
+    )
+
     def __init__(self, loop: asyncio.AbstractEventLoop, on_tick: Callable[[], None]) -> None:
         self._loop = loop
         self._on_tick = on_tick

@@ -51,6 +51,32 @@ on its way, and is answered with `Connection: close`."""
 class WorkerState:
     """Shared by all connections of a worker."""
 
+    __slots__ = (
+        "_pipe",
+        "_trace_count",
+        "_trace_prefix",
+        "_trace_random",
+        "accept_pauses",
+        "accepted",
+        "access_log",
+        "connections",
+        "counts",
+        "drain_grace",
+        "draining",
+        "generation",
+        "heads",
+        "leaving",
+        "log_dropped",
+        "loop",
+        "reactor",
+        "rejected",
+        "responses",
+        "retries",
+        "row",
+        "targets",
+        "timers",
+    )
+
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,

@@ -204,6 +204,12 @@ def test_who_belongs_to_whom() -> None:
     assert set(sum_trees(stats, [10, 20])) == {20}
 
 
+def test_a_circle_is_read_the_same_from_wherever() -> None:
+    pairs = {1: process(2), 2: process(3, 9), 3: process(2), 4: process(3), 9: process(0, 9)}
+    assert owners(pairs, [9]) == {1: 9, 2: 9, 9: 9}
+    assert owners(dict(reversed(pairs.items())), [9]) == {1: 9, 2: 9, 9: 9}
+
+
 @given(
     st.dictionaries(
         st.integers(1, 15), st.builds(process, st.integers(0, 15), st.integers(0, 15)), max_size=15
