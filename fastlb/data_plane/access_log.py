@@ -82,8 +82,8 @@ class AccessLog:
 
     # -- requests
 
-    def complete(self, connection: HttpConnection, exchange: Exchange) -> None:
-        """A request that a target has answered: nearly all are."""
+    def complete(self, connection: HttpConnection, exchange: Exchange, now: float) -> None:
+        """A request that a target has answered, as nearly all are; `now` is perf_counter's."""
         known = connection.logged
         block = exchange.head.block
         if (
@@ -94,7 +94,7 @@ class AccessLog:
         ):
             known = self._know(connection, block)
         pieces = self._pieces
-        pieces += self._complete(known.pieces, exchange, perf_counter())
+        pieces += self._complete(known.pieces, exchange, now)
         if len(pieces) >= self._full:
             self._hand_over()
 

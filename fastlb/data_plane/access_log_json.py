@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fastlb.data_plane.access_log_format import (
+    MOST_REMEMBERED,
     NOT_SENT,
     Client,
     Ending,
@@ -25,6 +26,15 @@ def _ms(seconds: float) -> bytes:
     return b"%.3f" % (seconds * 1000) if seconds >= 0 else b"null"
 
 
+def _times(response: float, total: float) -> bytes:
+    return b'%b,"total_ms":%b' % (_ms(response), _ms(total))
+
+
+def _times_of(microseconds: int) -> bytes:
+    """Of a request that waited for nothing but its answer."""
+    return _times(microseconds / 1e6, microseconds / 1e6)
+
+
 class JsonKnown:
     __slots__ = ("about", "after", "before", "client", "head_bytes", "trace")
 
@@ -40,7 +50,7 @@ class JsonKnown:
 class JsonLines:
     """One JSON object a line; each has the same fields, and those that were cut short three more."""
 
-    columns = 15
+    columns = 13
     uri_at = 4
     escape = staticmethod(escape_json)
 
@@ -52,6 +62,7 @@ class JsonLines:
         self.numbers = Memo(number)
         self._sizes: Memo[int] = Memo(lambda size: b',"bytes_out":%d' % size)
         self._statuses: Memo[int] = Memo(lambda status: b'","status":%d,"bytes_in":' % status)
+        self._times: Memo[int] = Memo(_times_of)
         self._targets: Memo[TargetRuntime] = Memo(
             lambda target: self._target(target.group.name, target.key, b"0", b"0")
         )
@@ -104,7 +115,12 @@ class JsonLines:
         notes = exchange.notes
         if notes is None:
             before = self._targets[target]
-            response = total = b"%.3f" % ((now - exchange.began) * 1000)
+            microseconds = int((now - exchange.began) * 1e6)
+            times = (
+                self._times[microseconds]
+                if microseconds < MOST_REMEMBERED
+                else _times_of(microseconds)
+            )
             if exchange.rule:
                 trace = _json_trace(0, b"%d" % exchange.rule, known.client.trace_before)
             else:
@@ -114,7 +130,7 @@ class JsonLines:
             before = self._target(
                 target.group.name, target.key, _ms(noted.held), _ms(noted.connect)
             )
-            response, total = _ms(noted.response), _ms(noted.total)
+            times = _times(noted.response, noted.total)
             trace = _json_trace(notes.retries, b"%d" % exchange.rule, known.client.trace_before)
         return (
             self._stamp,
@@ -126,9 +142,7 @@ class JsonLines:
             self.numbers[size],
             self._sizes[exchange.head_out + exchange.bytes_out],
             before,
-            response,
-            b',"total_ms":',
-            total,
+            times,
             trace,
             exchange.trace,
             known.after,
@@ -157,9 +171,7 @@ class JsonLines:
             self.numbers[ending.bytes_in],
             self._sizes[ending.bytes_out],
             self._target(ending.group, ending.target, _ms(ending.held), _ms(ending.connect)),
-            _ms(ending.response),
-            b',"total_ms":',
-            _ms(ending.total),
+            _times(ending.response, ending.total),
             _json_trace(ending.retries, rule, known.client.trace_before if trace else NOT_SENT),
             trace,
             known.about + end + self._tail,

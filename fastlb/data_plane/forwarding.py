@@ -77,9 +77,9 @@ class Client(Protocol):
     def count_written(self, count: int) -> None:
         """Bytes that came there past `write`."""
 
-    def take_answer(self, exchange: Exchange, head: ResponseHead, data: bytes) -> bool:
-        """The whole of a response, `data`, and with it the exchange is over; False where something must
-        be said beside it, or it is much."""
+    def take_answer(self, exchange: Exchange, head: ResponseHead, data: bytes, now: float) -> bool:
+        """The whole of a response, `data`, which came at `now` (perf_counter's), and with it the exchange
+        is over; False where something must be said beside it, or it is much."""
 
     def decide_keep(self, exchange: Exchange) -> bool:
         """Whether the client's connection stays open after this response."""
@@ -415,7 +415,8 @@ class Exchange:
         # First: it waits for others' requests by now, and must not be paced for this one.
         self.connection = None
         self.status = status = head.status
-        if not self.client.take_answer(self, head, data):
+        now = perf_counter()
+        if not self.client.take_answer(self, head, data, now):
             self.on_response(head, data, head.size, True)
             self.on_end(b"")
             return
@@ -426,7 +427,7 @@ class Exchange:
         assert target is not None
         if status >= 500:
             target.status_5xx += 1
-        target.end(perf_counter() - self.began)
+        target.end(now - self.began)
 
     def on_response(self, head: ResponseHead, data: bytes, end: int, whole: bool) -> None:
         client = self.client

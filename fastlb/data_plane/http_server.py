@@ -11,7 +11,7 @@ import re
 import socket
 from collections.abc import Callable
 from random import random
-from time import time
+from time import perf_counter, time
 
 from fastlb.data_plane.access_log import KnownClient
 from fastlb.data_plane.client_stream import (
@@ -416,7 +416,7 @@ class HttpConnection(ClientStream):
     def await_body(self) -> None:
         self.await_for(self.idle_timeout)
 
-    def take_answer(self, exchange: Exchange, head: ResponseHead, data: bytes) -> bool:
+    def take_answer(self, exchange: Exchange, head: ResponseHead, data: bytes, now: float) -> bool:
         size = len(data)
         if (
             not exchange.head.block.stays
@@ -443,11 +443,11 @@ class HttpConnection(ClientStream):
         worker.retries.active -= 1
         if worker.access_log is not None:
             exchange.head_out = len(kept)
-            worker.access_log.complete(self, exchange)
-        now = self.idle_since = worker.timers.now
+            worker.access_log.complete(self, exchange, now)
+        idle_since = self.idle_since = worker.timers.now
         self._turn = IDLE
         # As `await_for`, without the call.
-        deadline = self.deadline = now + self.idle_timeout
+        deadline = self.deadline = idle_since + self.idle_timeout
         if not self.armed_tick or deadline < self.armed_tick * TICK:
             worker.timers.arm(self, deadline)
         if not self._reading:
@@ -532,7 +532,7 @@ class HttpConnection(ClientStream):
         worker.retries.active -= 1
         self.counts.statuses[exchange.status // 100] += 1
         if worker.access_log is not None:
-            worker.access_log.complete(self, exchange)
+            worker.access_log.complete(self, exchange, perf_counter())
         if self._closing:
             if exchange.request_done and not self._ahead:
                 self.close()
