@@ -1,5 +1,5 @@
 """A client's connection, less its requests: one deadline, whose turn it is, and the ways to end in order.
-Knows no request; `http_server` reads those.
+Knows no request; `request_stream` cuts those out of it.
 """
 
 from __future__ import annotations

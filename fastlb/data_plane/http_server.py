@@ -1,13 +1,11 @@
-"""The client side of HTTP: one connection, its requests in order, and whose turn it is.
+"""The client side of HTTP: what becomes of a connection's requests, one at a time and in their order.
 
-Cuts heads out of the stream, asks the Listener's rules, answers what is wrong or fixed by itself, and
-gives everything else to an Exchange. One request is in progress at a time; what a client sends ahead
-stays unread in a bounded buffer. Chooses no target and reads no response.
+Asks the Listener's rules, answers what is wrong or fixed by itself, and gives everything else to an
+Exchange. Chooses no target and reads no response.
 """
 
 from __future__ import annotations
 
-import re
 import socket
 from collections.abc import Callable
 from random import random
@@ -19,16 +17,15 @@ from fastlb.data_plane.client_stream import (
     GONE,
     HEAD,
     IDLE,
-    LINGER,
     SEND_BYTES,
     TARGET,
-    ClientStream,
 )
 from fastlb.data_plane.forwarding import Exchange
 from fastlb.data_plane.http_client import BULK_BYTES, TargetConnection
 from fastlb.data_plane.listener_runtime import HttpListener, RequestFacts
 from fastlb.data_plane.own_answers import action_answer, error_answer
-from fastlb.data_plane.request_head import MAX_REQUEST_LINE, RequestHead, glimpse
+from fastlb.data_plane.request_head import RequestHead
+from fastlb.data_plane.request_stream import AHEAD_BYTES, RequestStream
 from fastlb.data_plane.response_head import ResponseHead
 from fastlb.data_plane.retry_budget import RetryBudget
 from fastlb.data_plane.splice import Pump
@@ -41,43 +38,19 @@ from fastlb.errors import RequestError
 from fastlb.model.listener import FixedResponse, Forward, Redirect
 from fastlb.model.matching import choose_group
 
-AHEAD_BYTES = 65536
-"""Bytes of later requests that are held while one is in progress, before reading stops."""
-_EMPTY_LINES = re.compile(rb"(?:\r\n)+")
-MAX_EMPTY_LINES = 16
-_BARE_LF = re.compile(rb"(?<!\r)\n")
 
-
-class HttpConnection(ClientStream):
+class HttpConnection(RequestStream):
     """One client connection of an HTTP listener."""
 
-    __slots__ = (
-        "_abort_reason",
-        "_ahead",
-        "_closing",
-        "_exchange",
-        "_last",
-        "client_ip",
-        "fields",
-        "idle_since",
-        "listener",
-        "logged",
-        "refused",
-    )
+    __slots__ = ("_abort_reason", "_closing", "_exchange", "logged", "refused")
 
     def __init__(
         self, worker: WorkerState, listener: HttpListener, peer: str, refused: bool
     ) -> None:
-        super().__init__(worker, listener.counts, listener.settings.idle_timeout)
-        self.listener = listener
-        self.fields = listener.fields_for(peer)
-        self.client_ip = self.fields.peer
+        super().__init__(worker, listener, peer)
         self.refused = refused
         """Over max_connections: its first request is answered 503."""
-        self.idle_since = 0.0
         self._exchange: Exchange | None = None
-        self._ahead = b""
-        self._last: RequestHead | None = None
         self._closing = False
         self._abort_reason = ""
         self.logged: KnownClient | None = None
@@ -189,62 +162,6 @@ class HttpConnection(ClientStream):
         self.read_if(wanted)
 
     # -- requests
-
-    def _read_request(self, data: bytes) -> None:
-        """Take one request from the beginning of `data`, or wait for the rest of its head."""
-        self._ahead = b""
-        if data.startswith(
-            b"\r\n"
-        ):  # RFC 9112 §2.2: a few empty lines before a request are ignored
-            lines = _EMPTY_LINES.match(data)
-            assert lines is not None
-            if lines.end() > 2 * MAX_EMPTY_LINES:
-                self._refuse(RequestError(400, "http_request_error", "too many empty lines"))
-                return
-            data = data[lines.end() :]
-        end = data.find(b"\r\n\r\n") + 4
-        if end < 4:
-            self._await_more(data)
-            return
-        max_headers = self.listener.settings.max_headers
-        try:
-            if end > MAX_REQUEST_LINE or end > self.listener.settings.max_header_bytes:
-                self._check_size(data[:end])
-            raw = data if end == len(data) else data[:end]
-            last = self._last
-            block = last.block if last is not None else None
-            head = self.worker.heads.read(raw, block, self.fields, max_headers)
-        except RequestError as error:
-            self._refuse(error, glimpse(data))
-            return
-        self._last = head if head.block.memorable else None
-        self._begin(head, data[end:])
-
-    def _await_more(self, data: bytes) -> None:
-        """`data` is the beginning of a head, or nothing."""
-        try:
-            self._check_size(data)
-            if _BARE_LF.search(data):
-                raise RequestError(400, "http_request_error", "a line ends without CR")
-        except RequestError as error:
-            self._refuse(error)
-            return
-        self._ahead = data
-        if self._eof:
-            self.close()
-        elif data and self._turn == IDLE:
-            self._turn = HEAD
-            self.await_for(self.listener.settings.header_timeout)
-
-    def _check_size(self, data: bytes) -> None:
-        limit = self.listener.settings.max_header_bytes
-        line_limit = min(limit, MAX_REQUEST_LINE)
-        if data.find(b"\r\n", 0, line_limit + 2) < 0 and len(data) > line_limit:
-            raise RequestError(
-                414, "http_request_error", f"a request line of over {line_limit} bytes"
-            )
-        if len(data) > limit:
-            raise RequestError(431, "http_request_error", f"a head of over {limit} bytes")
 
     def _begin(self, head: RequestHead, rest: bytes) -> None:
         """One request has come; `rest` is its body and what follows."""
@@ -389,7 +306,7 @@ class HttpConnection(ClientStream):
         else:
             self._end_requests()
 
-    # -- what an Exchange asks and tells (forwarding.Client)
+    # -- what an Exchange asks and tells (exchange_client.Client)
 
     def peer_port(self) -> int:
         """Of the client's address; 0 where it is not known any more."""
@@ -554,39 +471,6 @@ class HttpConnection(ClientStream):
 
     # -- ends and errors
 
-    def _become_idle(self) -> None:
-        """The connection waits for its next request, which may be here already."""
-        worker = self.worker
-        now = worker.timers.now
-        self.idle_since = now
-        if not self._writable:
-            # Its next request waits until it has read what it asked for before: answers to a client
-            # that sends and does not read would fill the memory.
-            self._turn = CLIENT
-            self.await_for(self.idle_timeout)
-            self.update_reading()
-            return
-        self._turn = IDLE
-        if self._ahead:
-            # Through the loop, not by recursion: a client may have sent a thousand requests ahead.
-            worker.loop.call_soon(self._read_ahead)
-            return
-        if self._eof:
-            self.close()
-            return
-        self.await_for(self.idle_timeout)
-        if not self._reading:
-            self.update_reading()
-
-    def _read_ahead(self) -> None:
-        if self._turn == IDLE and self._exchange is None:
-            if not self._writable:
-                self._become_idle()  # what was put off has filled its buffer since
-                return
-            self._read_request(self._ahead)
-            if self._exchange is None and self._turn < LINGER:
-                self.update_reading()
-
     def _refuse(self, error: RequestError, head: RequestHead | None = None) -> None:
         """The client's own fault, or ours before a target was found: answer and close."""
         exchange, self._exchange = self._exchange, None
@@ -666,25 +550,6 @@ class HttpConnection(ClientStream):
             self.close()
         else:
             self.drop()
-
-    def begin_drain(self) -> None:
-        """The worker stops, or the listener is no more: an idle connection is closed; others are told
-        with their next answer.
-
-        One that was busy a moment ago will most likely send again, and is told then."""
-        if self._exchange is None and self._turn in (IDLE, HEAD) and not self._ahead:
-            quiet = self.worker.timers.now - self.idle_since
-            if quiet >= self.worker.drain_grace and not self.has_more():
-                self.close()
-
-    def renew(self) -> None:
-        """The listener's settings have changed: the next request is read by the new ones."""
-        settings = self.listener.settings
-        self.idle_timeout = settings.idle_timeout
-        self.fields = self.listener.fields_for(self.fields.peer)
-        if not self.fields.trusted:
-            self.client_ip = self.fields.peer
-        self._last = None  # it was rewritten by the old ones
 
     def leave_suspects(self) -> None:
         """The table has changed: a request that waits on a suspect target may go elsewhere."""

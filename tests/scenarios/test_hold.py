@@ -319,6 +319,7 @@ def test_who_has_ended_its_side_stays_while_there_is_room(
             assert second.answer().fields("X-Seen") == ["/second"]
     with stage.client() as half:
         stage.publish()
+        stage.wait_followed()
         half.send([request_bytes("/half")])
         stage.wait_held(1)
         half.finish()
