@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from rich.text import Text
 
-from fastlb.cli.layout import span
+from fastlb.cli.layout import latency, span
 from fastlb.cli.top_detail import troubles
-from fastlb.cli.top_tables import VIEWS, Row, amount, millis, percent, sized
+from fastlb.cli.top_tables import VIEWS, Row, amount, percent, sized
 from fastlb.cli.wording import clean
 
 WIDE = 110
@@ -104,7 +104,7 @@ def _latency(overview: Row) -> Text:
     line = Text()
     for name in ("p50", "p95", "p99"):
         line.append(f"{name} ", "dim")
-        line.append(f"{millis(totals[f'{name}_ms']):<7}", "bold")
+        line.append(f"{latency(totals[f'{name}_s']):<7}", "bold")
     line.append("in flight ", "dim")
     line.append(f"{amount(totals['in_flight']):<5}", "bold")
     line.append("connections ", "dim")

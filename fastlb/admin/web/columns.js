@@ -8,9 +8,9 @@ export const REQUESTS = [
   { key: "errors_5xx", label: "5xx", look: "area", color: "c-bad" },
 ];
 export const LATENCIES = [
-  { key: "p50_ms", label: "p50", look: "line", color: "c-1" },
-  { key: "p95_ms", label: "p95", look: "line", color: "c-2" },
-  { key: "p99_ms", label: "p99", look: "line", color: "c-3" },
+  { key: "p50_s", label: "p50", look: "line", color: "c-1" },
+  { key: "p95_s", label: "p95", look: "line", color: "c-2" },
+  { key: "p99_s", label: "p99", look: "line", color: "c-3" },
 ];
 
 export const rateColumns = [
@@ -27,9 +27,9 @@ export const rateColumns = [
     sort: (one) => one.status?.["5xx"],
     look: (one) => (one.status?.["5xx"] > 0 ? "bad" : ""),
   },
-  { key: "p50", label: "p50", text: (one) => latency(one.p50_ms), sort: (one) => one.p50_ms },
-  { key: "p95", label: "p95", text: (one) => latency(one.p95_ms), sort: (one) => one.p95_ms },
-  { key: "p99", label: "p99", text: (one) => latency(one.p99_ms), sort: (one) => one.p99_ms },
+  { key: "p50", label: "p50", text: (one) => latency(one.p50_s), sort: (one) => one.p50_s },
+  { key: "p95", label: "p95", text: (one) => latency(one.p95_s), sort: (one) => one.p95_s },
+  { key: "p99", label: "p99", text: (one) => latency(one.p99_s), sort: (one) => one.p99_s },
   {
     key: "in_flight",
     label: "In flight",

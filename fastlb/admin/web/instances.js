@@ -2,10 +2,13 @@
 
 import { instanceActions } from "./actions.js";
 import { openDialog } from "./dialogs.js";
+import { rateColumns } from "./columns.js";
 import { h, setText } from "./dom.js";
 import { age, bytes, percent, span } from "./format.js";
 import { DataTable } from "./tables.js";
 import { ActionButtons, Badge } from "./targets.js";
+
+const LATENCY = new Set(["p50", "p95", "p99"]);
 
 /** What an instance is: of one in service that is not well, its health. */
 function stateOf(one) {
@@ -83,6 +86,7 @@ export function instancesTable(open) {
         text: (one) => bytes(one.rss_bytes),
         sort: (one) => one.rss_bytes,
       },
+      ...rateColumns.filter((one) => LATENCY.has(one.key)),
       {
         key: "actions",
         label: "Actions",

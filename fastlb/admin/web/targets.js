@@ -176,7 +176,7 @@ class TargetDetail {
         series: LATENCIES,
         format: latency,
         axis: latencyMark,
-        least: 0.1,
+        least: 0.0001,
       }),
     ];
     this.series = new LiveSeries(
