@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import socket
 import time
@@ -442,6 +443,33 @@ def test_slow_and_stuck_clients_hold_up_neither_the_others_nor_the_stop(
     assert time.monotonic() - begun < 8
     for one in held:
         one.close()
+
+
+def test_whoever_connects_and_asks_nothing_makes_room(
+    start_fastlb: Start, target: DemoTarget
+) -> None:
+    fastlb = start_fastlb(*ADMIN, targets=[target.address])
+    url = httpx.URL(admin_url(fastlb))
+    where = (url.host, url.port)
+    with over_tcp(fastlb) as admin, admin.stream("GET", "/api/v1/events") as stream:
+        followed = events(stream.iter_lines())
+        next(followed)
+        idle = []
+        for n in range(200):
+            idle.append(one := socket.create_connection(where))
+            if n % 2:
+                one.sendall(b"POST /api/v1/reload HTTP/1.1\r\n")  # and no more
+        begun = time.monotonic()
+        answer = httpx.get(f"{url}/api/v1/overview", timeout=10)
+        assert answer.status_code == 200, answer.text
+        assert time.monotonic() - begun < 2
+        ended, _, _ = select.select(idle, [], [], 10)
+        assert 70 <= len(ended) < 90, "as many as had to be"
+        # Who asked something keeps its place: so does the stream.
+        assert next(followed)[0] == "overview"
+    for one in idle:
+        one.close()
+    fastlb.stop()
 
 
 def test_the_socket_can_be_turned_off(start_fastlb: Start) -> None:
