@@ -36,8 +36,8 @@ def detail(view: int, row: Row, overview: Row, width: int | None) -> list[Text]:
         return _instance(row, overview, width)
     if view == LISTENERS:
         text = (
-            f"{row['key']}  {counted(row['rules'], 'rule')}, {amount(row['requests_total'])} requests "
-            f"in all, in {sized(row['bytes_in_per_s'])}/s, out {sized(row['bytes_out_per_s'])}/s"
+            f"{row['key']}  {counted(row['rules'], 'rule')}, {amount(row['requests_total'])} requests, "
+            f"in {sized(row['bytes_in_per_s'])}/s, out {sized(row['bytes_out_per_s'])}/s"
         )
         return _lines(text, width, "bold")
     text = (
