@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import time
-from collections.abc import Collection, Sequence, Set
-from typing import Protocol
+from collections.abc import Collection, Sequence
 
 import psutil
 
@@ -20,8 +19,7 @@ from fastlb.admin.reading import (
     WorkerReading,
 )
 from fastlb.auto_scaling.usage import parse_stat
-from fastlb.control_plane.listener_columns import ListenerColumns
-from fastlb.control_plane.scaling import Scaling
+from fastlb.control_plane.instance import Instance
 from fastlb.control_plane.target_counts import (
     ListenerLatencies,
     TargetCounts,
@@ -30,42 +28,17 @@ from fastlb.control_plane.target_counts import (
     counts_of,
     latencies,
 )
-from fastlb.control_plane.target_registry import RegisteredTarget, TargetRegistry
-from fastlb.control_plane.totals import Totals
+from fastlb.control_plane.target_registry import RegisteredTarget
 from fastlb.control_plane.worker_pool import Worker
 from fastlb.history import History
-from fastlb.model.configuration import Configuration
 from fastlb.model.listener import Forward, Listener
-from fastlb.target_table.counters import Counters, ListenerCell
+from fastlb.target_table.counters import ListenerCell
 from fastlb.target_table.counters import Worker as Head
 from fastlb.target_table.handover import listener_key
 from fastlb.target_table.layout import TargetEntry
 
 HOST_LOOK = 0.5
 """Least seconds between two looks at the host: percentages of less say nothing."""
-
-
-class Instance(Protocol):
-    """What is looked at."""
-
-    @property
-    def configuration(self) -> Configuration: ...
-    @property
-    def registry(self) -> TargetRegistry: ...
-    @property
-    def counters(self) -> Counters: ...
-    @property
-    def totals(self) -> Totals: ...
-    @property
-    def columns(self) -> ListenerColumns: ...
-    @property
-    def scaling(self) -> Scaling: ...
-    @property
-    def workers(self) -> Sequence[Worker]: ...
-    @property
-    def hung(self) -> Set[int]: ...
-    @property
-    def draining(self) -> bool: ...
 
 
 class Sight:
