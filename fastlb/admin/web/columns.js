@@ -1,5 +1,6 @@
 // Columns and series that more than one view shows.
 
+import { h } from "./dom.js";
 import { amount, latency } from "./format.js";
 
 export const REQUESTS = [
@@ -37,3 +38,26 @@ export const rateColumns = [
     sort: (one) => one.in_flight,
   },
 ].map((one) => ({ ...one, number: true, live: true, most: true }));
+
+/** The button that opens what can be done with a row. */
+export const actionsColumn = (nameOf, open) => ({
+  key: "actions",
+  label: "Actions",
+  quiet: true,
+  shape: "actions",
+  make: (one) => {
+    const name = `Actions for ${nameOf(one)}`;
+    return h(
+      "button",
+      {
+        type: "button",
+        class: "button icon",
+        title: name,
+        "aria-label": name,
+        onclick: () => open(one),
+      },
+      "⋯",
+    );
+  },
+  update: () => {},
+});

@@ -2,7 +2,7 @@
 
 import { instanceActions } from "./actions.js";
 import { openDialog } from "./dialogs.js";
-import { rateColumns } from "./columns.js";
+import { actionsColumn, rateColumns } from "./columns.js";
 import { h, setText } from "./dom.js";
 import { age, bytes, percent, span } from "./format.js";
 import { DataTable } from "./tables.js";
@@ -87,27 +87,10 @@ export function instancesTable(open) {
         sort: (one) => one.rss_bytes,
       },
       ...rateColumns.filter((one) => LATENCY.has(one.key)),
-      {
-        key: "actions",
-        label: "Actions",
-        quiet: true,
-        shape: "actions",
-        make: (one) => {
-          const name = `Actions for ${one.id}`;
-          return h(
-            "button",
-            {
-              type: "button",
-              class: "button icon",
-              title: name,
-              "aria-label": name,
-              onclick: () => open(one.id),
-            },
-            "⋯",
-          );
-        },
-        update: () => {},
-      },
+      actionsColumn(
+        (one) => one.id,
+        (one) => open(one.id),
+      ),
     ],
   });
 }

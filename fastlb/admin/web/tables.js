@@ -183,7 +183,11 @@ export class DataTable {
         })
       : this.rows;
     this.columns.forEach((column, n) => {
-      if (column.when) this.heads[n].hidden = !this.rows.some(column.when);
+      if (!column.when) return;
+      const hidden = !this.rows.some(column.when);
+      this.heads[n].hidden = hidden;
+      const option = [...this.sorter.options].find((one) => one.value === column.key);
+      if (option) option.hidden = hidden;
     });
     const now = performance.now() / 1000;
     this.fillAll = now - this.filledAll > UNSEEN_SECONDS;
