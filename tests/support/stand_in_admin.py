@@ -57,6 +57,8 @@ class World:
         self.standby: set[str] = set()
         self.plain_targets = [f"10.0.{n // 250}.{n % 250 + 1}:9000" for n in range(targets)]
         self.decisions: list[dict[str, Any]] = []
+        self.latency_known = True
+        """Of the HTTP listener: whether no other one has its groups."""
         self.activities: list[dict[str, Any]] = []
         causes = ("cpu 71.2 was over 60 for 3 datapoints", "cpu 44 was under 54 for 15 datapoints")
         for n in range(14):
@@ -195,7 +197,7 @@ class World:
                     "protocol": "http",
                     "rules": 4,
                     "connections": 58,
-                    "latency_known": True,
+                    "latency_known": self.latency_known,
                     **self.rates(410.0, at),
                 },
                 {
