@@ -70,6 +70,12 @@ def openapi(operations: Iterable[Operation], version: str) -> dict[str, Any]:
             "schemas": {
                 "Overview": {
                     "type": "object",
+                    "description": (
+                        "Keys end in their unit: `_s` are seconds, `_per_s` is a second, `_bytes`, "
+                        "`_percent`. `p50_s`, `p95_s`, `p99_s` are of what was answered in the last "
+                        "second; null where that was nothing. A listener has them where "
+                        "`latency_known`: no other listener forwards to its target groups"
+                    ),
                     "required": ["time", "name", "version", "totals", "listeners", "groups"],
                 },
                 "Series": {
@@ -80,6 +86,11 @@ def openapi(operations: Iterable[Operation], version: str) -> dict[str, Any]:
                         "end": {"type": "integer", "description": "of the last point, since 1970"},
                         "series": {
                             "type": "object",
+                            "description": (
+                                "by name: `requests`, `errors_4xx` and `errors_5xx` a second; `p50_s`, "
+                                "`p95_s`, `p99_s` in seconds; `in_flight`, `connections`; of a group "
+                                "that scales, `desired`, `in_service` and its first `metric`"
+                            ),
                             "additionalProperties": {
                                 "type": "array",
                                 "items": {"type": ["number", "null"]},

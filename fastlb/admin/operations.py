@@ -25,13 +25,16 @@ _PROCESSES = Parameter(
     "the suspendable parts of a group",
     choices=SUSPENDABLE,
 )
+_WAIT = Parameter("wait", "number", "seconds to wait for it", least=0, most=LONGEST_WAIT)
 _HISTORY = (
     Parameter("limit", "integer", "the newest ones, so many at most", least=1, key="last"),
     Parameter("after", "integer", "only those with a greater number", least=0),
-    Parameter("wait", "number", "seconds to wait for one", least=0, most=LONGEST_WAIT),
+    _WAIT,
 )
 _TARGET = Parameter("target", "string", "its address, or the instance's id", required=True)
 _TARGET_GROUP = Parameter("group", "string", "target group, where several have such a target")
+_ADDRESS = replace(_TARGET, about="its address")
+_ITS_GROUP = replace(_TARGET_GROUP, about="target group", required=True)
 _REASON = Parameter("reason", "string", "why, for whoever looks later")
 _FORCE = Parameter(
     "force", "boolean", "also where the group is left without a target that can serve"
@@ -64,9 +67,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "Whether the group is what it should be, and what it still does",
         "auto scaling",
         in_path=_GROUP,
-        parameters=(
-            Parameter("wait", "number", "seconds to wait for it", least=0, most=LONGEST_WAIT),
-        ),
+        parameters=(_WAIT,),
     ),
     Operation(
         "scale",
@@ -199,7 +200,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "targets",
         parameters=(
             replace(_TARGET, about="HOST:PORT or unix:/path"),
-            replace(_TARGET_GROUP, about="target group", required=True),
+            _ITS_GROUP,
             Parameter("weight", "amount", "0 to 999; 1 if left out"),
             Parameter("backup", "boolean", "asked only while no other is eligible"),
             _REASON,
@@ -212,8 +213,8 @@ OPERATIONS: tuple[Operation, ...] = (
         "Drain a target and take it out",
         "targets",
         parameters=(
-            replace(_TARGET, about="its address"),
-            replace(_TARGET_GROUP, about="target group", required=True),
+            _ADDRESS,
+            _ITS_GROUP,
             _REASON,
             _FORCE,
         ),
@@ -225,9 +226,9 @@ OPERATIONS: tuple[Operation, ...] = (
         "Whether nothing is in flight any more at a target that gets nothing new",
         "targets",
         parameters=(
-            replace(_TARGET, about="its address"),
-            replace(_TARGET_GROUP, about="target group", required=True),
-            Parameter("wait", "number", "seconds to wait for it", least=0, most=LONGEST_WAIT),
+            _ADDRESS,
+            _ITS_GROUP,
+            _WAIT,
         ),
     ),
     Operation(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fastlb.admin.rates import Rates
+from fastlb.admin.rates import PERCENTILES, Rates
 from fastlb.admin.reading import (
     Entry,
     GroupReading,
@@ -35,6 +35,8 @@ def overview(
     # A target group of the same name has decisions too, of routing.
     recent = (entry.plain() for entry in decisions[-500:])
     last = {one["subject"]: one for one in recent if one["kind"] == "scaling"}
+    targets = [(one, rates[f"target:{one.group}/{one.address}"]) for one in reading.targets]
+    of_instances = {one.instance: found for one, found in targets if one.instance is not None}
     return {
         "time": reading.time,
         "name": reading.name,
@@ -57,12 +59,10 @@ def overview(
         },
         "listeners": [_listener(one, rates[f"listener:{one.key}"]) for one in reading.listeners],
         "groups": [_group(one, rates[f"group:{one.name}"]) for one in reading.groups],
-        "targets": [
-            _target(one, rates[f"target:{one.group}/{one.address}"]) for one in reading.targets
-        ],
+        "targets": [_target(one, found) for one, found in targets],
         "auto_scaling": [_auto_scaling(one, last) for one in reading.auto_scaling],
         "instances": [
-            _instance(one, group["name"])
+            _instance(one, group["name"], of_instances.get(one["id"]))
             for group in reading.auto_scaling
             for one in group["instances"]
         ],
@@ -85,6 +85,7 @@ def _listener(one: ListenerReading, rates: Rates) -> dict[str, Any]:
         "connections": one.counts.connections,
         "accepted_per_s": rates.accepted,
         "rules": one.rules,
+        "latency_known": one.counts.histogram is not None,
     }
 
 
@@ -170,7 +171,8 @@ def _auto_scaling(group: dict[str, Any], last: Mapping[str, dict[str, Any]]) -> 
     }
 
 
-def _instance(one: dict[str, Any], group: str) -> dict[str, Any]:
+def _instance(one: dict[str, Any], group: str, rates: Rates | None) -> dict[str, Any]:
+    """`rates` are those of the target that it is; None before it is registered."""
     return {
         "id": one["id"],
         "group": group,
@@ -185,7 +187,8 @@ def _instance(one: dict[str, Any], group: str) -> dict[str, Any]:
         "protected": one["protected"],
         "template_version": one["version"],
         "in_flight": one["in_flight"],
-        "requests_per_minute": one["requests_a_minute"],
+        "requests_per_s": None if rates is None else rates.requests,
+        **(dict.fromkeys(PERCENTILES) if rates is None else rates.latencies()),
         "doomed": one["doomed"],
         "share": one["share"],
     }

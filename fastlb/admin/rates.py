@@ -9,6 +9,8 @@ from typing import Any
 from fastlb.admin.reading import Counts
 
 SHARES = (0.5, 0.95, 0.99)
+PERCENTILES = ("p50_s", "p95_s", "p99_s")
+"""What these are called, in seconds."""
 
 Latencies = Callable[[int, Sequence[float]], list[float] | None]
 """`Source.latencies`."""
@@ -16,7 +18,7 @@ Latencies = Callable[[int, Sequence[float]], list[float] | None]
 
 @dataclass(slots=True)
 class Rates:
-    """A second; percentiles are in milliseconds, of what was answered in that time; None is unknown."""
+    """A second; percentiles are in seconds, of what was answered in that time; None is unknown."""
 
     requests: float
     statuses: tuple[float, ...] | None
@@ -35,6 +37,10 @@ class Rates:
     def status_4xx(self) -> float | None:
         return None if self.statuses is None else self.statuses[3]
 
+    def latencies(self) -> dict[str, float | None]:
+        """The percentiles as the API says them."""
+        return dict(zip(PERCENTILES, self.percentiles or (None,) * len(PERCENTILES), strict=True))
+
     def plain(self) -> dict[str, Any]:
         """As the API says it."""
         status: dict[str, float | None]
@@ -44,15 +50,12 @@ class Rates:
             status = {"1xx": None, "2xx": None, "3xx": None, "4xx": None, "5xx": self.status_5xx}
         else:
             status = dict.fromkeys(("1xx", "2xx", "3xx", "4xx", "5xx"))
-        p50, p95, p99 = self.percentiles or (None, None, None)
         return {
             "requests_per_s": self.requests,
             "status": status,
             "errors_per_s": self.errors,
             "retries_per_s": self.retries,
-            "p50_ms": p50,
-            "p95_ms": p95,
-            "p99_ms": p99,
+            **self.latencies(),
             "in_flight": self.in_flight,
             "bytes_in_per_s": self.bytes_in,
             "bytes_out_per_s": self.bytes_out,
@@ -91,14 +94,14 @@ def rates(before: Counts | None, now: Counts, seconds: float, latencies: Latenci
 def percentiles(
     before: int | None, now: int | None, latencies: Latencies
 ) -> tuple[float, float, float] | None:
-    """In milliseconds, of what lies in the histogram now and did not before."""
+    """In seconds, of what lies in the histogram now and did not before."""
     if now is None or before is None or now <= before:
         return None
     found = latencies(now - before, SHARES)
     if found is None:
         return None
     p50, p95, p99 = found
-    return round(p50 * 1000, 3), round(p95 * 1000, 3), round(p99 * 1000, 3)
+    return round(p50, 6), round(p95, 6), round(p99, 6)
 
 
 def _growth(before: int | None, now: int | None, seconds: float) -> float | None:

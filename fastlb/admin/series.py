@@ -16,14 +16,14 @@ KEYS = (
     "requests",
     "errors_4xx",
     "errors_5xx",
-    "p50_ms",
-    "p95_ms",
-    "p99_ms",
+    "p50_s",
+    "p95_s",
+    "p99_s",
     "in_flight",
     "connections",
 )
 SCALING_KEYS = ("desired", "in_service", "metric")
-PERCENTILES = {"p50_ms": 0, "p95_ms": 1, "p99_ms": 2}
+PERCENTILES = {"p50_s": 0, "p95_s": 1, "p99_s": 2}
 """Of 10 s they are no means of seconds': whoever adds says them for both."""
 NAN = math.nan
 
@@ -133,4 +133,5 @@ class Series:
 
 
 def _plain(value: float) -> float | None:
-    return None if value != value else round(value, 3)
+    # As many digits as a float of four bytes has.
+    return None if value != value else float(f"{value:.7g}")

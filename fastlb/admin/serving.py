@@ -1,7 +1,8 @@
 """uvicorn inside the supervisor's own loop: it serves sockets that are handed to it, takes no signal,
 logs nothing of single requests, and ends within a second whatever its clients do.
 
-A client that is slow in sending, or in reading, is left. Knows no route.
+A client that is slow in sending, or in reading, is left; where all places are taken, the one that has
+waited longest without a request makes room, so that an operator always gets in. Knows no route.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ STUCK_SECONDS = 20.0
 KEEP_ALIVE = 10
 HEAD_BYTES = 16 * 1024
 MOST_AT_ONCE = 128
-"""Connections that are served; more are answered 503."""
+"""Connections that are served, while nobody among them waits; more are answered 503."""
 MOST_CONNECTIONS = 256
 END_SECONDS = 1.0
 HEARD_SECONDS = 0.1
@@ -36,17 +37,40 @@ class Connection(H11Protocol):
 
     begun: float
     """When the wait for its request began."""
+    asked: bool
+    """Whether it has been answered anything."""
     full_since: float | None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.begun = self.loop.time()
+        self.asked = False
         self.full_since = None
+        if len(self.connections) >= MOST_AT_ONCE:
+            self._make_room()
         if len(self.connections) > MOST_CONNECTIONS:
             transport.abort()
 
+    @property
+    def waits(self) -> bool:
+        """Whether there is no whole request, so that nothing is answered."""
+        return self.conn.their_state in (h11.IDLE, h11.SEND_BODY)
+
+    def _make_room(self) -> None:
+        """End whoever has waited longest; who never asked anything goes before whoever did."""
+        waiting = [
+            one
+            for one in self.connections
+            if isinstance(one, Connection) and one is not self and one.waits
+        ]
+        if waiting:
+            longest = min(waiting, key=lambda one: (one.asked, one.begun))
+            longest.transport.abort()
+            self.connections.discard(longest)  # its end is told later, and the place is needed now
+
     def on_response_complete(self) -> None:
         super().on_response_complete()
+        self.asked = True
         self.begun = self.loop.time()
 
     def pause_writing(self) -> None:
@@ -59,8 +83,7 @@ class Connection(H11Protocol):
 
     def look(self, now: float) -> None:
         """End it where it takes too long."""
-        waits = self.conn.their_state in (h11.IDLE, h11.SEND_BODY)
-        if (waits and now - self.begun > REQUEST_SECONDS) or (
+        if (self.waits and now - self.begun > REQUEST_SECONDS) or (
             self.full_since is not None and now - self.full_since > STUCK_SECONDS
         ):
             self.transport.abort()

@@ -95,7 +95,7 @@ def _instance(one: Instance, now: float) -> dict[str, Any]:
         "cpu_percent": one.cpu,
         "rss_bytes": one.rss,
         "in_flight": one.target.counts().in_flight if one.target is not None else 0,
-        "requests_a_minute": one.requests_a_minute,
+        "requests_per_minute": one.requests_a_minute,
         "protected": one.protected,
         "share": one.share,
     }

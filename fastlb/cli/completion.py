@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from fastlb.cli.asking import others
 from fastlb.cli.flags import settings_with_flags
 from fastlb.cli.usage import Word
 from fastlb.control_plane.run_dir import run_dir_path
+from fastlb.help import ORDER
+from fastlb.model.auto_scaling import SUSPENDABLE
 
 SHELLS = ("bash", "zsh", "fish")
 NAMES = "names"
@@ -29,7 +32,28 @@ _fastlb_names() {
   compgen -W "$(fastlb completion names 2>/dev/null)" -- "$1"
 }
 """,
+    "zsh": """\
+_fastlb_names() {
+  compadd -- ${(f)"$(fastlb completion names 2>/dev/null)"}
 }
+""",
+}
+RUNNING = {
+    "bash": "_fastlb_names",
+    "zsh": "_fastlb_names",
+    "fish": "(fastlb completion names 2>/dev/null)",
+}
+"""How each shell asks for the instances that run."""
+WORDS: dict[str, tuple[Sequence[str], ...]] = {
+    "completion": (SHELLS,),
+    "help": (ORDER,),
+    "logs": (("reopen",),),
+    "target": (("add", "remove"),),
+    # A group may stand before it, where there is more than one.
+    "suspend": (SUSPENDABLE, SUSPENDABLE),
+    "resume": (SUSPENDABLE, SUSPENDABLE),
+}
+"""What may stand without a flag, word by word, where that is known beforehand."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,7 +96,9 @@ def _actions(parser: argparse.ArgumentParser) -> list[argparse.Action]:
         found.append(action)
         if isinstance(action, argparse._SubParsersAction):
             action.help = "command"  # what is not shown in --help would not be completed
-            for command in action.choices.values():
+            for name, command in action.choices.items():
+                for n, words in enumerate(WORDS.get(name, ())):
+                    command.add_argument(f"word {n}", choices=words, help="one of these")
                 found += command._actions
     return found
 
@@ -87,4 +113,4 @@ def _say_values(action: Any, file: Any) -> None:
         elif setting is not None and setting.choices and action.nargs != 0:
             action.choices = setting.choices
         elif option == "--name":
-            action.complete = {"bash": "_fastlb_names"}
+            action.complete = RUNNING

@@ -8,7 +8,6 @@ instances are. What is shown, and how, is `log_view`'s.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Iterable
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastlb.cli.asking import Supervisor, add_name
-from fastlb.cli.reading import count_argument
+from fastlb.cli.reading import add_following, as_json
 from fastlb.cli.usage import CommandParser, Word
 from fastlb.cli.waiting import duration_of
 from fastlb.control_plane.run_dir import LOG
@@ -46,15 +45,7 @@ def add_arguments(parser: CommandParser) -> None:
     )
     what = "have every worker open the access log by its name anew, and wait until it has"
     parser.take(Word("action", "reopen", what, optional=True, read=_reopen))
-    parser.add_argument(
-        "-n",
-        "--last",
-        metavar="N",
-        type=count_argument,
-        default=DEFAULT_LAST,
-        help=f"how many of the last lines (default {DEFAULT_LAST})",
-    )
-    parser.add_argument("--follow", "-f", action="store_true", help="show what comes, until Ctrl-C")
+    add_following(parser, DEFAULT_LAST, f"how many of the last lines (default {DEFAULT_LAST})")
     parser.add_argument(
         "--since", metavar="TIME", type=duration_of, help="not older than this, as 10m"
     )
@@ -196,7 +187,7 @@ def _show(arguments: argparse.Namespace, kept: Path, status: dict[str, Any] | No
     from fastlb.cli.log_view import in_order, parse, printed
 
     wanted = _wanted(arguments, status)
-    show = _as_json if arguments.json else _on_screen()
+    show = as_json if arguments.json else _on_screen()
     growing = GrowingFile(kept)
     lines = [line for path in (older(kept), kept) for line in _all_lines(path)]
     found = [one for one in in_order(parse(lines)) if wanted.takes(one)]
@@ -249,12 +240,6 @@ def _all_lines(path: Path) -> list[bytes]:
         return path.read_bytes().splitlines()
     except OSError:
         return []
-
-
-def _as_json(records: Iterable[Record]) -> None:
-    for one in records:
-        print(json.dumps(one))
-    sys.stdout.flush()
 
 
 def _on_screen() -> Any:

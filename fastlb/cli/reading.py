@@ -1,4 +1,5 @@
-"""What `fastlb activity` and `fastlb why` share: asking for a history, and following it.
+"""What `fastlb activity`, `fastlb why` and `fastlb logs` share: their flags, JSON line by line; and of
+the former two, asking for a history and following it.
 
 Knows how to ask; how an entry looks is in `history_view`.
 """
@@ -8,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
@@ -27,19 +28,26 @@ View = Callable[[Mapping[str, Any], int | None, date], "list[Text]"]
 
 
 def add_reading(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "-n",
-        "--last",
-        metavar="N",
-        type=count_argument,
-        default=DEFAULT_LAST,
-        help=f"how many of the last ones (default {DEFAULT_LAST}; 2000 are kept)",
+    add_following(
+        parser, DEFAULT_LAST, f"how many of the last ones (default {DEFAULT_LAST}; 2000 are kept)"
     )
-    parser.add_argument("--follow", "-f", action="store_true", help="show what comes, until Ctrl-C")
     parser.add_argument(
         "--json", action="store_true", help="one JSON object a line, with all figures"
     )
     add_name(parser)
+
+
+def add_following(parser: argparse.ArgumentParser, last: int, about: str) -> None:
+    """-n with its default, and --follow."""
+    parser.add_argument("-n", "--last", metavar="N", type=count_argument, default=last, help=about)
+    parser.add_argument("--follow", "-f", action="store_true", help="show what comes, until Ctrl-C")
+
+
+def as_json(records: Iterable[Mapping[str, Any]]) -> None:
+    """One object a line, at once: whoever reads a pipe waits for them."""
+    for one in records:
+        print(json.dumps(one))
+    sys.stdout.flush()
 
 
 def count_argument(text: str) -> int:
@@ -57,7 +65,7 @@ def read(
     With `end`, an entry that had not ended when it was shown is shown once more when it has.
     """
     supervisor = Supervisor(arguments.name)
-    show = _as_json if arguments.json else _on_screen(view, end)
+    show = _in_json if arguments.json else _on_screen(view, end)
     answer = supervisor.ask({**request, "last": arguments.last})
     show(answer["entries"], set())
     if not arguments.follow:
@@ -85,10 +93,8 @@ Show = Callable[[list[dict[str, Any]], set[int]], None]
 """Shows entries; those of the given numbers were shown before."""
 
 
-def _as_json(entries: list[dict[str, Any]], shown: set[int]) -> None:
-    for one in entries:
-        print(json.dumps(one))
-    sys.stdout.flush()
+def _in_json(entries: list[dict[str, Any]], shown: set[int]) -> None:
+    as_json(entries)
 
 
 def _on_screen(view: View, end: View | None) -> Show:

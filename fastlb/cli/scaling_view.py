@@ -165,7 +165,7 @@ def _instances(instances: list[dict[str, Any]], width: int | None) -> list[Text]
 
 
 def _figures(one: dict[str, Any]) -> list[str]:
-    cpu, rss, requests = one["cpu_percent"], one["rss_bytes"], one["requests_a_minute"]
+    cpu, rss, requests = one["cpu_percent"], one["rss_bytes"], one["requests_per_minute"]
     return [
         one["id"],
         str(one["pid"]) if one["pid"] else "-",

@@ -9,7 +9,7 @@ from typing import Any
 from rich.text import Text
 
 from fastlb.auto_scaling.metric_wording import figure
-from fastlb.cli.layout import span, wrapped
+from fastlb.cli.layout import latency, span, wrapped
 from fastlb.cli.top_tables import (
     GROUPS,
     INSTANCES,
@@ -18,7 +18,6 @@ from fastlb.cli.top_tables import (
     Row,
     amount,
     instance_state,
-    millis,
     percent,
     sized,
     target_state,
@@ -37,13 +36,15 @@ def detail(view: int, row: Row, overview: Row, width: int | None) -> list[Text]:
         return _instance(row, overview, width)
     if view == LISTENERS:
         text = (
-            f"{row['key']}  {counted(row['rules'], 'rule')}, {amount(row['requests_total'])} requests "
-            f"in all, {amount(row['in_flight'])} in flight"
+            f"{row['key']}  {counted(row['rules'], 'rule')}, {amount(row['requests_total'])} requests, "
+            f"in {sized(row['bytes_in_per_s'])}/s, out {sized(row['bytes_out_per_s'])}/s"
         )
         return _lines(text, width, "bold")
     text = (
         f"worker {row['index']}  {amount(row['requests_total'])} requests in all, "
-        f"in {sized(row['bytes_in_per_s'])}/s, out {sized(row['bytes_out_per_s'])}/s, "
+        f"p95 {latency(row['p95_s'])}, {amount(row['accepted_per_s'])} connections/s, "
+        f"memory {sized(row['rss_bytes'])}, in {sized(row['bytes_in_per_s'])}/s, "
+        f"out {sized(row['bytes_out_per_s'])}/s, "
         f"{amount(row['retries_per_s'])} retries/s"
     )
     return _lines(text, width, "bold")
@@ -142,7 +143,7 @@ def _target(row: Row, width: int | None) -> list[Text]:
     lines += _lines(said, width, "bold red" if state == "unhealthy" else "")
     figures = (
         f"weight {row['weight']}{', backup' if row['backup'] else ''}, "
-        f"{amount(row['connections'])} connections, p95 {millis(row['p95_ms'])}, "
+        f"{amount(row['connections'])} connections, p95 {latency(row['p95_s'])}, "
         f"{amount(row['requests_total'])} requests in all, errors {amount(row['errors_per_s'])}/s"
     )
     return lines + _lines(figures, width)
@@ -158,8 +159,9 @@ def _instance(row: Row, overview: Row, width: int | None) -> list[Text]:
     target = next((one for one in overview["targets"] if one["instance"] == row["id"]), None)
     if target is not None:
         lines += _lines(
-            f"{amount(target['requests_per_s'])} req/s, p50 {millis(target['p50_ms'])}, "
-            f"p99 {millis(target['p99_ms'])}, {amount(target['in_flight'])} in flight, "
+            f"{amount(target['requests_per_s'])} req/s, p50 {latency(row['p50_s'])}, "
+            f"p95 {latency(row['p95_s'])}, p99 {latency(row['p99_s'])}, "
+            f"{amount(target['in_flight'])} in flight, "
             f"cpu {percent(row['cpu_percent'])}",
             width,
         )

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from rich.text import Text
 
-from fastlb.cli.layout import span
+from fastlb.cli.layout import latency, span
 from fastlb.cli.top_detail import troubles
-from fastlb.cli.top_tables import VIEWS, Row, amount, millis, percent, sized
+from fastlb.cli.top_tables import VIEWS, Row, amount, percent, sized
 from fastlb.cli.wording import clean
 
 WIDE = 110
@@ -104,7 +104,7 @@ def _latency(overview: Row) -> Text:
     line = Text()
     for name in ("p50", "p95", "p99"):
         line.append(f"{name} ", "dim")
-        line.append(f"{millis(totals[f'{name}_ms']):<7}", "bold")
+        line.append(f"{latency(totals[f'{name}_s']):<7}", "bold")
     line.append("in flight ", "dim")
     line.append(f"{amount(totals['in_flight']):<5}", "bold")
     line.append("connections ", "dim")
@@ -122,15 +122,19 @@ def connections(overview: Row) -> float:
 
 
 def _sparks(trail: Trail, width: int, ascii: bool) -> Text:
-    """Three small charts of the last minute, in whatever room there is."""
-    each = min(60, (width - len("last minute  req/s   5xx   p99 ")) // 3)
+    """Three small charts of the last minute, in whatever room there is; how high each goes where that is
+    enough."""
+    names = "last minute  req/s   5xx/s   p99 "
+    tops = 3 * len(" to 12.3k") if width >= WIDE else 0
+    each = min(60, (width - len(names) - tops) // 3)
     line = Text("last minute", "dim")
-    for name, values, style in (
-        ("req/s", trail.requests, "green"),
-        ("5xx", trail.errors, "red"),
-        ("p99", trail.p99, "cyan"),
+    for name, values, style, say in (
+        ("req/s", trail.requests, "green", amount),
+        ("5xx/s", trail.errors, "red", amount),
+        ("p99", trail.p99, "cyan", latency),
     ):
-        line.append(f"  {name} ", "dim")
+        top = f" to {say(max(values, default=0))}" if tops else ""
+        line.append(f"  {name}{top} ", "dim")
         line.append(sparkline(values, each, ascii), style)
     return line
 

@@ -50,7 +50,7 @@ class State:
         totals = overview["totals"]
         self.trail["requests"].append(totals["requests_per_s"] or 0.0)
         self.trail["errors"].append((totals["status"] or {}).get("5xx") or 0.0)
-        self.trail["p99"].append(totals["p99_ms"] or 0.0)
+        self.trail["p99"].append(totals["p99_s"] or 0.0)
 
     @property
     def trails(self) -> Trail:
@@ -60,7 +60,7 @@ class State:
 def begin_trail(state: State, series: dict[str, Any]) -> None:
     """What was before we looked."""
     found = series["series"]
-    for key, name in (("requests", "requests"), ("errors", "errors_5xx"), ("p99", "p99_ms")):
+    for key, name in (("requests", "requests"), ("errors", "errors_5xx"), ("p99", "p99_s")):
         state.trail[key].extend(value or 0.0 for value in found.get(name, ())[-TRAIL:])
 
 

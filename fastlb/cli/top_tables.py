@@ -6,7 +6,7 @@ Rows are the plain values of the overview; nothing is changed in them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fastlb.cli.layout import age, latency, size
@@ -36,7 +36,8 @@ STYLES = {
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """`key` names it for sorting; `most` sorts the greatest first; `wide` needs a wide terminal."""
+    """`key` names it for sorting; `most` sorts the greatest first; `wide` needs a wide terminal;
+    `known` says of a row whether the figure is ever known: a column that no row knows is left out."""
 
     key: str
     head: str
@@ -44,6 +45,7 @@ class Column:
     value: Callable[[Row], Any]
     most: bool = False
     wide: bool = False
+    known: Callable[[Row], bool] = lambda row: True
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +69,6 @@ def amount(value: float | None) -> str:
     if value >= 100 or value == int(value):
         return f"{value:.0f}"
     return f"{value:.1f}" if value >= 1 else f"{value:.2f}"
-
-
-def millis(value: float | None) -> str:
-    return latency(None if value is None else value / 1000)
 
 
 def percent(value: float | None) -> str:
@@ -132,8 +130,9 @@ REQUESTS = _figure("requests", "REQ/S", "requests_per_s")
 IN_FLIGHT = _figure("in-flight", "IN-FL", "in_flight")
 CONNECTIONS = _figure("connections", "CONNS", "connections")
 P50, P95, P99 = (
-    _figure(f"p{n}", f"P{n}", f"p{n}_ms", lambda value: f"{millis(value):>6}") for n in (50, 95, 99)
+    _figure(f"p{n}", f"P{n}", f"p{n}_s", lambda value: f"{latency(value):>6}") for n in (50, 95, 99)
 )
+WIDE_P50, WIDE_P95 = replace(P50, wide=True), replace(P95, wide=True)
 CPU = _figure("cpu", "CPU", "cpu_percent", percent)
 RSS = _figure("rss", "RSS", "rss_bytes", sized)
 IN = _figure("in", "IN/S", "bytes_in_per_s", sized)
@@ -149,6 +148,11 @@ def _scaled(row: Row) -> str:
     if scaling is None:
         return NONE
     return f"{scaling['in_service']}/{scaling['desired']} of {scaling['min']}-{scaling['max']}"
+
+
+def _latency_known(row: Row) -> bool:
+    """Of a listener that shares its groups with another one it is not."""
+    return bool(row["latency_known"])
 
 
 def _groups(overview: Row) -> list[Row]:
@@ -169,6 +173,7 @@ VIEWS = (
             REQUESTS,
             _class("5xx"),
             P50,
+            WIDE_P95,
             P99,
             IN_FLIGHT,
             Column("scaling", "IN SERVICE", _scaled, _scaled),
@@ -184,8 +189,9 @@ VIEWS = (
             REQUESTS,
             _class("4xx"),
             _class("5xx"),
-            IN,
-            OUT,
+            *(replace(one, known=_latency_known) for one in (P50, WIDE_P95, P99)),
+            replace(IN, wide=True),
+            replace(OUT, wide=True),
         ),
     ),
     View(
@@ -200,10 +206,10 @@ VIEWS = (
             REQUESTS,
             _class("5xx"),
             P50,
+            WIDE_P95,
             P99,
             IN_FLIGHT,
-            Column("p95", "P95", P95.cell, P95.value, most=True, wide=True),
-            Column("connections", "CONNS", CONNECTIONS.cell, CONNECTIONS.value, True, wide=True),
+            replace(CONNECTIONS, wide=True),
             _text("reason", "REASON", "reason", wide=True),
         ),
     ),
@@ -222,6 +228,9 @@ VIEWS = (
                 lambda row: f"v{row['template_version']}",
                 lambda row: row["template_version"],
             ),
+            WIDE_P50,
+            WIDE_P95,
+            P99,
             CPU,
             RSS,
         ),
@@ -235,12 +244,15 @@ VIEWS = (
             Column("pid", "PID", lambda row: str(row["pid"]), lambda row: row["pid"]),
             _text("state", "STATE", "state"),
             CONNECTIONS,
-            _figure("accepted", "ACC/S", "accepted_per_s"),
+            replace(_figure("accepted", "ACC/S", "accepted_per_s"), wide=True),
             REQUESTS,
             _class("5xx"),
+            P50,
+            WIDE_P95,
+            P99,
             IN_FLIGHT,
             CPU,
-            RSS,
+            replace(RSS, wide=True),
         ),
     ),
 )

@@ -129,7 +129,9 @@ def _table(
     wide: bool,
 ) -> list[Text]:
     """Heads and rows. The first column gives way where there is no room; the last one is cut."""
-    used = [one for one in columns if wide or not one.wide]
+    used = [
+        one for one in columns if (wide or not one.wide) and any(one.known(row) for row in rows)
+    ]
     cells = [[column.cell(row) for column in used] for row in rows]
     widths = [
         max(len(column.head), *(len(row[n]) for row in cells)) for n, column in enumerate(used)

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING
 
 from fastlb.admin.places import is_loopback, listen_at_path, listen_at_port, remove
 from fastlb.control_plane.control_socket import Command
-from fastlb.control_plane.sight import Instance, Sight
+from fastlb.control_plane.instance import Instance
+from fastlb.control_plane.sight import Sight
 from fastlb.errors import FastlbError
 from fastlb.model.admin import Admin
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import time
-from collections.abc import Collection, Sequence, Set
-from typing import Protocol
+from collections.abc import Collection, Sequence
 
 import psutil
 
@@ -20,50 +19,26 @@ from fastlb.admin.reading import (
     WorkerReading,
 )
 from fastlb.auto_scaling.usage import parse_stat
-from fastlb.control_plane.listener_columns import ListenerColumns
-from fastlb.control_plane.scaling import Scaling
+from fastlb.control_plane.instance import Instance
 from fastlb.control_plane.target_counts import (
+    ListenerLatencies,
     TargetCounts,
     add_counts,
     buckets,
     counts_of,
     latencies,
 )
-from fastlb.control_plane.target_registry import RegisteredTarget, TargetRegistry
-from fastlb.control_plane.totals import Totals
+from fastlb.control_plane.target_registry import RegisteredTarget
 from fastlb.control_plane.worker_pool import Worker
 from fastlb.history import History
-from fastlb.model.configuration import Configuration
-from fastlb.target_table.counters import Counters, ListenerCell
+from fastlb.model.listener import Forward, Listener
+from fastlb.target_table.counters import ListenerCell
 from fastlb.target_table.counters import Worker as Head
 from fastlb.target_table.handover import listener_key
 from fastlb.target_table.layout import TargetEntry
 
 HOST_LOOK = 0.5
 """Least seconds between two looks at the host: percentages of less say nothing."""
-
-
-class Instance(Protocol):
-    """What is looked at."""
-
-    @property
-    def configuration(self) -> Configuration: ...
-    @property
-    def registry(self) -> TargetRegistry: ...
-    @property
-    def counters(self) -> Counters: ...
-    @property
-    def totals(self) -> Totals: ...
-    @property
-    def columns(self) -> ListenerColumns: ...
-    @property
-    def scaling(self) -> Scaling: ...
-    @property
-    def workers(self) -> Sequence[Worker]: ...
-    @property
-    def hung(self) -> Set[int]: ...
-    @property
-    def draining(self) -> bool: ...
 
 
 class Sight:
@@ -75,6 +50,7 @@ class Sight:
         self._started_at = time.time()
         self._host: tuple[float, float, float] | None = None
         self._counts = TargetCounts(instance.counters, instance.totals)
+        self._of_listeners = ListenerLatencies()
         self._states: dict[int, tuple[str, str, float]] = {}
         """By the target's index: address, state, and since when."""
         psutil.cpu_percent(None)  # the first look has nothing to compare with
@@ -133,7 +109,7 @@ class Sight:
             open_files=_open_files(),
             most_open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
             started=self._started_at,
-            listeners=self._listeners(),
+            listeners=self._listeners(sums),
             groups=self._groups(targets, sums),
             targets=targets,
             workers=[self._worker(one) for one in instance.workers],
@@ -231,9 +207,13 @@ class Sight:
             )
         return found
 
-    def _listeners(self) -> list[ListenerReading]:
+    def _listeners(self, sums: dict[str, Counts]) -> list[ListenerReading]:
         instance = self._instance
         found = []
+        histograms = self._of_listeners.look(
+            {listener_key(one): _groups_of(one) for one in instance.configuration.listeners},
+            {group: counts.histogram or 0 for group, counts in sums.items()},
+        )
         for listener in instance.configuration.listeners:
             key = listener_key(listener)
             cells = instance.totals.listener(key, instance.columns[key])
@@ -247,6 +227,7 @@ class Sight:
                 connections=cells[ListenerCell.CONNECTIONS],
                 statuses=(one, two, three, four, five),
                 accepted=cells[ListenerCell.ACCEPTED],
+                histogram=histograms[key],
             )
             found.append(ListenerReading(key, listener.protocol, len(listener.rules), counts))
         return found
@@ -282,8 +263,15 @@ class Sight:
                 ),
                 retries=ever(index, Head.RETRIES),
                 accepted=ever(index, Head.ACCEPTED),
+                histogram=self._counts.worker(index),
             ),
         )
+
+
+def _groups_of(listener: Listener) -> set[str]:
+    """Those that it forwards to."""
+    actions = (listener.default, *(rule.action for rule in listener.rules))
+    return {one.group for action in actions if isinstance(action, Forward) for one in action.groups}
 
 
 def _target(

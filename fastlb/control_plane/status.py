@@ -7,26 +7,23 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Protocol
+from typing import Any
 
 import psutil
 
 import fastlb
-from fastlb.control_plane.operator_overrides import OperatorOverrides
-from fastlb.control_plane.scaling import Scaling
-from fastlb.control_plane.target_registry import RegisteredTarget, TargetRegistry
-from fastlb.control_plane.totals import Totals
+from fastlb.control_plane.instance import Instance
+from fastlb.control_plane.target_registry import RegisteredTarget
 from fastlb.control_plane.worker_pool import Worker
-from fastlb.model.configuration import Configuration
 from fastlb.model.health_check import HealthCheck
 from fastlb.model.listener import Action, Forward, Listener, Redirect
 from fastlb.model.target_group import TargetGroup
 from fastlb.model.target_override import Override
-from fastlb.target_table.counters import Counters, percentile
 from fastlb.target_table.counters import Worker as Head
+from fastlb.target_table.counters import percentile
 from fastlb.target_table.handover import listener_key
 
 CPU_SPAN = 1.0
@@ -47,31 +44,6 @@ TOTALS = {
     "bytes_out": Head.BYTES_OUT,
     "log_lines_dropped": Head.LOG_DROPPED,
 }
-
-
-class Instance(Protocol):
-    """What the status is read from."""
-
-    @property
-    def configuration(self) -> Configuration: ...
-    @property
-    def registry(self) -> TargetRegistry: ...
-    @property
-    def counters(self) -> Counters: ...
-    @property
-    def totals(self) -> Totals: ...
-    @property
-    def scaling(self) -> Scaling: ...
-    @property
-    def overrides(self) -> OperatorOverrides: ...
-    @property
-    def workers(self) -> Sequence[Worker]: ...
-    @property
-    def slots(self) -> tuple[int, ...]: ...
-    @property
-    def hung(self) -> Set[int]: ...
-    @property
-    def draining(self) -> bool: ...
 
 
 @dataclass(slots=True)

@@ -2,13 +2,14 @@
 
 All buckets of a histogram are one integer, so that a sum or a difference of two is one operation, and it
 is read only where it changed: a look at a thousand targets must not keep the supervisor from its work.
-Knows no group and no state.
+What of it each worker's row added is each worker's own histogram. Knows no group and no state.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from operator import add
 from struct import Struct
 
@@ -21,6 +22,7 @@ from fastlb.target_table.counters import (
     ROW,
     Cell,
     Counters,
+    Worker,
     block,
     bucket_bounds,
 )
@@ -51,6 +53,16 @@ class _Latencies:
     """The sum of what is in it, which changes with it."""
     fresh: bool
     packed: int
+    rows: list[int] = field(default_factory=list)
+    """What each row held of it."""
+
+
+@dataclass(slots=True)
+class _Row:
+    """A row's worker, and what all targets' histograms have grown by in it, whoever it belonged to."""
+
+    pid: int = 0
+    packed: int = 0
 
 
 class TargetCounts:
@@ -60,13 +72,32 @@ class TargetCounts:
         self._counters = counters
         self._totals = totals
         self._histograms: dict[int, _Latencies] = {}
+        self._rows: list[_Row] = []
 
     def look(self, entries: Sequence[TargetEntry]) -> dict[int, Counts]:
         """Of all that have a column, by its index."""
+        self._look_at_rows()
         cells = self._columns(1 + max((one.index for one in entries), default=-1))
         found = {one.index: self._counts(one, cells) for one in entries}
         self._histograms = {at: one for at, one in self._histograms.items() if at in found}
         return found
+
+    def worker(self, index: int) -> int:
+        """The packed histogram of what the workers with this row did, as of the last look."""
+        return self._rows[index].packed if index < len(self._rows) else 0
+
+    def _look_at_rows(self) -> None:
+        """A row that another worker has got begins at zero: what it holds is all new."""
+        while len(self._rows) < self._totals.rows:
+            self._rows.append(_Row())
+            for known in self._histograms.values():
+                known.rows.append(0)
+        for row, one in enumerate(self._rows):
+            pid = self._counters.cells[row * ROW + Worker.PID]
+            if pid != one.pid:
+                one.pid = pid
+                for known in self._histograms.values():
+                    known.rows[row] = 0
 
     def _columns(self, columns: int) -> list[list[int]]:
         """For each of _COLUMNS the sums of all targets over the living workers' rows."""
@@ -118,24 +149,64 @@ class TargetCounts:
         if known is None or known.key != key:
             if not counts.latency_us:
                 return 0
-            known = self._histograms[entry.index] = _Latencies(key, 0, True, 0)
+            known = self._histograms[entry.index] = _Latencies(
+                key, 0, fresh=True, packed=0, rows=[0] * len(self._rows)
+            )
         latency_us = counts.latency_us or 0
         changed = latency_us != known.latency_us
         # Once more after a change: a worker writes the counts of a tick one after the other.
         if changed or known.fresh:
-            known.packed = self._read_histogram(entry)
+            known.packed = self._read_histogram(entry, known.rows)
         known.latency_us, known.fresh = latency_us, changed
         return known.packed
 
-    def _read_histogram(self, entry: TargetEntry) -> int:
+    def _read_histogram(self, entry: TargetEntry, before: list[int]) -> int:
+        """Of all rows. What each has more than `before` is its worker's, and `before` is brought up to
+        date."""
         cells = self._counters.cells
         dead = self._totals.dead(entry)
         packed = _packed(dead.histogram) if dead is not None else 0
         first = block(entry.index) + HISTOGRAM
-        for row in range(self._totals.rows):
+        for row, one in enumerate(self._rows):
             at = row * ROW + first
-            packed += int.from_bytes(cells[at : at + BUCKETS].tobytes(), "little")
+            found = int.from_bytes(cells[at : at + BUCKETS].tobytes(), "little")
+            if found < before[row]:
+                before[row] = 0  # the column was zeroed
+            if found != before[row]:
+                one.packed += found - before[row]
+                before[row] = found
+            packed += found
         return packed
+
+
+class ListenerLatencies:
+    """Histograms of listeners, by their keys. Nobody counts latencies by listener; so they are known where
+    no other listener forwards to the same groups. Each only grows, however a reload changes who uses what.
+    """
+
+    def __init__(self) -> None:
+        self._packed: dict[str, int] = {}
+        self._groups: dict[str, int] = {}
+        """Each group's histogram as of the last look."""
+
+    def look(
+        self, users: Mapping[str, Collection[str]], groups: Mapping[str, int]
+    ) -> dict[str, int | None]:
+        """`users` has the groups that each listener forwards to, `groups` their histograms now. None of a
+        listener that shares a group or forwards to none."""
+        times = Counter(group for used in users.values() for group in used)
+        found: dict[str, int | None] = {}
+        for key, used in users.items():
+            if not used or any(times[group] > 1 for group in used):
+                found[key] = None
+                continue
+            known = self._packed.get(key, 0)
+            found[key] = known + sum(
+                groups[one] - self._groups.get(one, groups[one]) for one in used if one in groups
+            )
+        self._packed = {key: one for key, one in found.items() if one is not None}
+        self._groups = dict(groups)
+        return found
 
 
 def latencies(histogram: int, shares: Sequence[float]) -> list[float] | None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -148,7 +150,11 @@ def test_the_overview_says_everything(fastlb: FastlbProcess, target: DemoTarget)
     assert busy["host"]["cores"] >= 1
     rates = busy["totals"]
     assert rates["requests_per_s"] == pytest.approx(sum(rates["status"].values()), rel=0.3)
-    assert 0 < rates["p50_ms"] <= rates["p95_ms"] <= rates["p99_ms"]
+    assert busy["listeners"][0]["latency_known"] is False, "both forward to the same group"
+    working = [one for one in busy["workers"] if one["requests_per_s"]]
+    assert working
+    for scope in (rates, group, one, *working):
+        assert 0 < scope["p50_s"] <= scope["p95_s"] <= scope["p99_s"] < 5
     assert series["step"] == 1
     assert abs(series["end"] - time.time()) < 5
     assert max(series["series"]["requests"]) > 0
@@ -439,6 +445,33 @@ def test_slow_and_stuck_clients_hold_up_neither_the_others_nor_the_stop(
         one.close()
 
 
+def test_whoever_connects_and_asks_nothing_makes_room(
+    start_fastlb: Start, target: DemoTarget
+) -> None:
+    fastlb = start_fastlb(*ADMIN, targets=[target.address])
+    url = httpx.URL(admin_url(fastlb))
+    where = (url.host, url.port)
+    with over_tcp(fastlb) as admin, admin.stream("GET", "/api/v1/events") as stream:
+        followed = events(stream.iter_lines())
+        next(followed)
+        idle = []
+        for n in range(200):
+            idle.append(one := socket.create_connection(where))
+            if n % 2:
+                one.sendall(b"POST /api/v1/reload HTTP/1.1\r\n")  # and no more
+        begun = time.monotonic()
+        answer = httpx.get(f"{url}/api/v1/overview", timeout=10)
+        assert answer.status_code == 200, answer.text
+        assert time.monotonic() - begun < 2
+        ended, _, _ = select.select(idle, [], [], 10)
+        assert 70 <= len(ended) < 90, "as many as had to be"
+        # Who asked something keeps its place: so does the stream.
+        assert next(followed)[0] == "overview"
+    for one in idle:
+        one.close()
+    fastlb.stop()
+
+
 def test_the_socket_can_be_turned_off(start_fastlb: Start) -> None:
     fastlb = start_fastlb("--no-admin-socket", targets=["127.0.0.1:1"])
     assert not (fastlb.run_dir / fastlb.name / "admin.sock").exists()
@@ -457,6 +490,61 @@ def test_an_admin_address_may_be_a_path(start_fastlb: Start, tmp_path: Path) -> 
 
 
 # -- auto scaling
+
+
+UNITS = {
+    "time": {"s", "ms", "us", "ns", "seconds", "minutes"},
+    "size": {"bytes", "kib", "mib"},
+    "rate": {"per_s", "per_second", "a_second", "per_minute", "a_minute", "per_min"},
+    "share": {"percent", "ratio"},
+}
+
+
+def measured(key: str) -> tuple[str, str, str] | None:
+    """What a key measures, in which kind of unit, in which; None of a key without a unit."""
+    for kind in ("rate", "time", "size", "share"):
+        for unit in UNITS[kind]:
+            if key.endswith(f"_{unit}"):
+                return key.removesuffix(f"_{unit}"), kind, unit
+    return None
+
+
+def keys_of(value: Any) -> Iterator[str]:
+    """Of all objects in a value."""
+    for item in value.values() if isinstance(value, dict) else value:
+        if isinstance(item, dict | list):
+            yield from keys_of(item)
+    if isinstance(value, dict):
+        yield from value
+
+
+def test_one_unit_has_one_name_at_all_endpoints(run_root: Path) -> None:
+    paths = [
+        one.path for one in OPERATIONS if one.method == "GET" and not one.path.endswith("/idle")
+    ]
+    with ScaledFastlb(run_root, group_of(min=1, max=3)) as fastlb:
+        fastlb.wait_steady(1)
+        with over_unix(fastlb) as admin:
+            found = {}
+            for path in ("/overview", "/series", *paths):
+                answer = admin.get(f"/api/v1{path.format(group='web')}")
+                assert answer.status_code == 200, answer.text
+                found |= dict.fromkeys(keys_of(answer.json()), path)
+    assert {"p50_s", "uptime_s", "rss_bytes", "requests_per_s", "cpu_percent"} <= found.keys()
+    names: dict[tuple[str, str], set[str]] = {}
+    spelled: dict[str, set[str]] = {}
+    for key in found:
+        one = measured(key)
+        if one is not None:
+            stem, kind, unit = one
+            names.setdefault((stem, kind), set()).add(key)
+            spelled.setdefault(kind, set()).add(unit)
+    # A scaling policy holds an instance's requests a minute against its target, as AWS does.
+    assert names.pop(("requests", "rate")) == {"requests_per_s", "requests_per_minute"}
+    assert [both for both in names.values() if len(both) > 1] == []
+    assert spelled["time"] == {"s"}
+    assert spelled["size"] == {"bytes"}
+    assert spelled["rate"] <= {"per_s", "per_minute"}
 
 
 def test_a_group_is_seen_and_scaled(run_root: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -243,6 +244,29 @@ def test_the_colours_are_the_systems_until_they_are_chosen(
     page.reload()
     expect(page.get_by_role("button", name="Colours: light. Change")).to_be_visible()
     assert page.evaluate(colour) == light
+
+
+def test_no_column_is_all_dashes_and_no_chart_all_empty(open_page: Open) -> None:
+    world = World()
+    with StandInAdmin(world) as admin:
+        page = open_page(admin.url, complains=True)  # of the end
+        heads = page.get_by_role("table", name="Listeners").locator("th:visible")
+        expect(heads.filter(has_text="p99")).to_have_count(1)
+        known = heads.count()
+        world.latency_known = False
+        expect(heads.filter(has_text="p99")).to_have_count(0)
+        assert heads.count() == known - 3
+        row = page.get_by_role("table", name="Listeners").get_by_role("row").nth(1)
+        expect(row.locator("td:visible")).to_have_count(known - 3)
+        for name in ("Workers", "Instances"):
+            page.get_by_role("link", name={"Instances": "Auto scaling"}.get(name, name)).click()
+            table = page.get_by_role("table", name=name)
+            expect(table.locator("th:visible").filter(has_text="p99")).to_have_count(1)
+        spans = page.get_by_label("Span of the charts").locator("visible=true").first
+        expect(spans.get_by_role("button", pressed=True)).to_have_text("1 hour")
+        world.started = time.time() - 60
+        page.reload()
+        expect(spans.get_by_role("button", pressed=True)).to_have_text("5 minutes")
 
 
 def test_what_targets_say_is_text_and_what_is_refused_is_said(open_page: Open) -> None:

@@ -57,6 +57,8 @@ class World:
         self.standby: set[str] = set()
         self.plain_targets = [f"10.0.{n // 250}.{n % 250 + 1}:9000" for n in range(targets)]
         self.decisions: list[dict[str, Any]] = []
+        self.latency_known = True
+        """Of the HTTP listener: whether no other one has its groups."""
         self.activities: list[dict[str, Any]] = []
         causes = ("cpu 71.2 was over 60 for 3 datapoints", "cpu 44 was under 54 for 15 datapoints")
         for n in range(14):
@@ -123,9 +125,9 @@ class World:
             },
             "errors_per_s": round(requests * 0.001 * burst, 2),
             "retries_per_s": round(requests * 0.002 * burst, 2),
-            "p50_ms": None if p50 is None else round(p50 * slow, 2),
-            "p95_ms": None if p50 is None else round(p50 * 4.2 * slow, 2),
-            "p99_ms": None if p50 is None else round(p50 * 9.7 * slow, 2),
+            "p50_s": None if p50 is None else round(p50 * slow / 1e3, 6),
+            "p95_s": None if p50 is None else round(p50 * 4.2 * slow / 1e3, 6),
+            "p99_s": None if p50 is None else round(p50 * 9.7 * slow / 1e3, 6),
             "in_flight": round(requests * 0.009 * slow),
             "bytes_in_per_s": round(requests * 410),
             "bytes_out_per_s": round(requests * 5300),
@@ -172,6 +174,8 @@ class World:
             for n, id in enumerate(ids)
             if id not in self.standby
         ]
+        served: dict[str, Any] = {id: {} for id in ids}
+        served |= {one["instance"]: one for one in targets if one["instance"]}
         bad = sum(one["state"] != "healthy" for one in targets)
         total = self.rates(412.0, at)
         return {
@@ -193,13 +197,15 @@ class World:
                     "protocol": "http",
                     "rules": 4,
                     "connections": 58,
-                    **self.rates(410.0, at, None),
+                    "latency_known": self.latency_known,
+                    **self.rates(410.0, at),
                 },
                 {
                     "key": "tcp://127.0.0.1:5432",
                     "protocol": "tcp",
                     "rules": 0,
                     "connections": 6,
+                    "latency_known": False,
                     **self.rates(0.6, at, None),
                 },
             ],
@@ -239,6 +245,7 @@ class World:
                     "protected": id in self.protected,
                     "template_version": 3,
                     "reason": "",
+                    **{key: served[id].get(key) for key in ("p50_s", "p95_s", "p99_s")},
                 }
                 for n, id in enumerate(ids)
             ],
@@ -288,8 +295,7 @@ class World:
             "errors_5xx": [one["status"]["5xx"] for one in found],
             "connections": [64.0 for _ in found],
             **{
-                key: [one[key] for one in found]
-                for key in ("p50_ms", "p95_ms", "p99_ms", "in_flight")
+                key: [one[key] for one in found] for key in ("p50_s", "p95_s", "p99_s", "in_flight")
             },
         }
         for name in series:  # it was not there yet for the first minutes

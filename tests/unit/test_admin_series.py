@@ -51,7 +51,7 @@ def test_the_rings_are_bounded_and_the_oldest_go() -> None:
     answer = series.answer("all", "1h")
     assert answer is not None
     assert (answer["step"], answer["end"]) == (10, 8990)
-    assert answer["series"]["p95_ms"][-1] == 8.0
+    assert answer["series"]["p95_s"][-1] == 8.0
     assert answer["series"]["in_flight"][-1] == 5.0
 
 

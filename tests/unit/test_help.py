@@ -15,6 +15,7 @@ from fastlb.cli.completion import SHELLS, script
 from fastlb.cli.main import COMMANDS, run
 from fastlb.cli.man_page import man_page
 from fastlb.help import ORDER, topic
+from tests.support.terminal import Terminal
 
 ROOT = Path(__file__).parents[2]
 
@@ -95,6 +96,8 @@ try fastlb run --take
 try fastlb run --algorithm ro
 try fastlb run --config /etc/host
 try fastlb status --name al
+try fastlb help upg
+try fastlb suspend web la
 """
 
 
@@ -118,6 +121,66 @@ def test_a_real_bash_completes(tmp_path: Path) -> None:
     assert lines["fastlb run --algorithm ro"] == "round_robin"
     assert "/etc/hosts" in lines["fastlb run --config /etc/host"].split()
     assert lines["fastlb status --name al"] == "alpha"
+    assert lines["fastlb help upg"] == "upgrade"
+    assert lines["fastlb suspend web la"] == "launch"
+
+
+COMPLETED = {
+    "fastlb dr": "fastlb drain",
+    "fastlb run --take": "fastlb run --takeover",
+    "fastlb run --algorithm ro": "fastlb run --algorithm round_robin",
+    "fastlb run --config /etc/hostn": "fastlb run --config /etc/hostname",
+    "fastlb status --name al": "fastlb status --name alpha",
+    "fastlb help upg": "fastlb help upgrade",
+    "fastlb suspend web la": "fastlb suspend web launch",
+}
+
+
+@pytest.fixture
+def path_with_instances(tmp_path: Path) -> str:
+    """$PATH with a `fastlb` that has instances to name."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    command = folder / "fastlb"
+    command.write_text("#!/bin/sh\necho alpha\necho beta\n")
+    command.chmod(0o755)
+    return f"{folder}:{os.environ['PATH']}"
+
+
+@pytest.mark.skipif(shutil.which("fish") is None, reason="there is no fish")
+def test_a_real_fish_completes(tmp_path: Path, path_with_instances: str) -> None:
+    path = tmp_path / "fastlb.fish"
+    path.write_text(script("fish"))
+    asked = [f"complete -C '{line}'; echo ==" for line in COMPLETED]
+    done = subprocess.run(
+        ["fish", "--no-config", "-c", "\n".join([f"source {path}", *asked])],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={"PATH": path_with_instances, "HOME": str(tmp_path), "LANG": "C.UTF-8"},
+    )
+    assert not done.stderr
+    for whole, found in zip(COMPLETED.values(), done.stdout.split("==\n"), strict=False):
+        words = [line.partition("\t")[0] for line in found.splitlines()]
+        assert words == [whole.rpartition(" ")[2]]
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="there is no zsh")
+def test_a_real_zsh_completes(tmp_path: Path, path_with_instances: str) -> None:
+    (tmp_path / "_fastlb").write_text(script("zsh"))
+    environment = {"PATH": path_with_instances, "HOME": str(tmp_path), "TERM": "xterm"}
+    with Terminal(["zsh", "-f", "-i"], columns=100, environment=environment) as zsh:
+        zsh.press(
+            f"fpath=({tmp_path} $fpath); autoload -U compinit; compinit -u -D; PS1='ready ' \n"
+        )
+        zsh.wait_for("^ready")
+        for line, whole in COMPLETED.items():
+            zsh.press(f"{line}\t")
+            zsh.wait_for(f"^ready {whole}$")
+            zsh.press("\x15")  # the line is empty again
+        zsh.press("exit\n")
+        assert zsh.wait_end() == 0
 
 
 @pytest.mark.parametrize("shell", SHELLS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +14,7 @@ from fastlb.admin.reading import Reading
 from fastlb.admin.sampler import Sampler
 from fastlb.control_plane.listener_columns import ListenerColumns
 from fastlb.control_plane.sight import Sight
+from fastlb.control_plane.target_counts import ListenerLatencies
 from fastlb.control_plane.target_registry import TargetRegistry
 from fastlb.control_plane.totals import Totals
 from fastlb.control_plane.worker_pool import Worker
@@ -60,11 +62,13 @@ class World:
         self.workers = tuple(Worker(index) for index in range(ROWS))
         self.hung: frozenset[int] = frozenset()
         self.draining = False
+        self.pids = [100, 200, 300]
         self.sight = Sight(self)
 
     def work(self, row: int, target: int, *milliseconds: int) -> None:
         """What a worker writes that answered a request in each of these times."""
         cells = self.counters.row(row)
+        cells[Head.PID] = self.pids[row]
         at = block(target)
         for one in milliseconds:
             cells[at + HISTOGRAM + bucket_of(one * 1000)] += 1
@@ -79,6 +83,7 @@ class World:
     def dies(self, row: int) -> None:
         entries = (*self.registry.entries(), *self.registry.leaving())
         self.totals.absorb(row, entries, listeners=[self.columns[self.key]])
+        self.pids[row] += 1
 
     def counted(self, reading: Reading | None = None) -> tuple[int, ...]:
         """Requests by listener, group, all; and what the group's histogram holds."""
@@ -123,6 +128,69 @@ def test_nothing_is_lost_with_a_worker_or_a_target(world: World) -> None:
     }
 
 
+def under(world: World, histogram: int | None) -> int:
+    """How many a histogram holds."""
+    assert histogram is not None
+    return sum(count for _, count in world.sight.buckets(histogram))
+
+
+def test_a_workers_histogram_is_what_its_row_adds(world: World) -> None:
+    def held(reading: Reading) -> list[int]:
+        return [under(world, one.counts.histogram) for one in reading.workers]
+
+    world.work(0, 0, 1, 2, 3)
+    world.work(1, 0, 10)
+    world.work(1, 1, 10, 20)
+    before = world.sight.read()
+    assert held(before) == [3, 3, 0]
+    world.work(0, 1, 4, 4, 4)
+    now = world.sight.read()
+    found = rates(before.workers[0].counts, now.workers[0].counts, 1.0, world.sight.latencies)
+    assert found.percentiles is not None
+    assert found.percentiles[0] == pytest.approx(0.004, rel=0.2)
+    assert held(now) == [6, 3, 0]
+    world.dies(0)
+    assert held(world.sight.read()) == [6, 3, 0]
+    world.work(0, 0, 5)
+    assert held(world.sight.read()) == [7, 3, 0]
+    world.dies(0)
+    world.work(0, 0, 5, 500)  # its successor is at work before anybody looks
+    assert held(world.sight.read()) == [9, 3, 0]
+    world.registry.deregister(0)
+    world.registry.release(0, world.counters, ROWS)
+    world.registry.register("web", Target(parse_address("127.0.0.1:9009")))
+    assert held(world.sight.read()) == [9, 3, 0]
+    world.work(0, 0, 8)
+    assert held(world.sight.read()) == [10, 3, 0]
+
+
+def test_a_listener_has_the_latencies_of_the_groups_that_only_it_uses(world: World) -> None:
+    before = world.sight.read()
+    world.work(0, 0, 4, 4)
+    now = world.sight.read()
+    assert under(world, now.listeners[0].counts.histogram) == 2
+    found = rates(before.listeners[0].counts, now.listeners[0].counts, 1.0, world.sight.latencies)
+    assert found.percentiles is not None
+    (one,) = world.configuration.listeners
+    other = replace(one, address=parse_address("127.0.0.1:8081"))
+    world.columns.assign([world.key, listener_key(other)])
+    world.configuration = replace(world.configuration, listeners=(one, other))
+    world.work(0, 0, 4)
+    assert [listener.counts.histogram for listener in world.sight.read().listeners] == [None, None]
+
+
+def test_listeners_histograms_only_grow_while_groups_change_hands() -> None:
+    listeners = ListenerLatencies()
+    assert listeners.look({"a": {"x"}, "b": {"y"}}, {"x": 5, "y": 7}) == {"a": 0, "b": 0}
+    assert listeners.look({"a": {"x"}, "b": {"y"}}, {"x": 6, "y": 9}) == {"a": 1, "b": 2}
+    # y becomes a's too, and z is new; what they held before is not a's.
+    assert listeners.look({"a": {"x", "y", "z"}, "b": set()}, {"x": 6, "y": 10, "z": 3}) == {
+        "a": 2,
+        "b": None,
+    }
+    assert listeners.look({"a": {"x"}}, {"x": 8}) == {"a": 4}
+
+
 def test_a_histogram_is_read_again_when_it_grew(world: World) -> None:
     for n in range(1, 6):
         world.work(n % ROWS, 0, n)
@@ -161,7 +229,7 @@ def test_rates_are_of_the_time_between_two_readings(world: World) -> None:
     assert found.requests == 2.0
     assert found.statuses == (0.0, 2.0, 0.0, 0.0, 0.0)
     assert found.percentiles is not None
-    assert found.percentiles[0] == pytest.approx(4, rel=0.2)
+    assert found.percentiles[0] == pytest.approx(0.004, rel=0.2)
     plain = found.plain()
     assert plain["status"]["2xx"] == 2.0
     assert plain["requests_total"] == 4
@@ -187,5 +255,5 @@ def test_the_sampler_keeps_a_series_of_each_scope(world: World) -> None:
     assert overview is sampler.overview()
     (listener,) = overview["listeners"]
     assert listener["status"]["2xx"] == 2.0
-    assert overview["targets"][1]["p50_ms"] == pytest.approx(2, rel=0.2)
+    assert overview["targets"][1]["p50_s"] == pytest.approx(0.002, rel=0.2)
     assert overview["groups"][0]["healthy"] == 0

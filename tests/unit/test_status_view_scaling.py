@@ -24,7 +24,7 @@ def instance(**values: Any) -> dict[str, Any]:
         "cpu_percent": 93.4,
         "rss_bytes": 220_000_000,
         "in_flight": 4,
-        "requests_a_minute": 123456.7,
+        "requests_per_minute": 123456.7,
         "protected": False,
         "share": 1.0,
     }
@@ -157,7 +157,7 @@ def test_instances_in_a_pipe_have_their_notes_on_their_lines() -> None:
         instance(protected=True, share=0.5),
         instance(health="unhealthy", reason="3 of 3 checks failed"),
         instance(state="pending", health="", reason="", pid=0, cpu_percent=None, rss_bytes=None),
-        instance(doomed=True, reason="over max_rss: 310 of 300 MiB", requests_a_minute=None),
+        instance(doomed=True, reason="over max_rss: 310 of 300 MiB", requests_per_minute=None),
     ]
     lines = shown(None, instances=instances)
     heads, first, second, third, last = (line.split() for line in lines[-5:])

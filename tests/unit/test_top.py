@@ -122,7 +122,7 @@ def test_nothing_is_shown_as_nothing() -> None:
 def test_what_is_not_known_yet_is_a_dash() -> None:
     young = copy.deepcopy(OVERVIEW)
     for one in (young["totals"], *young["groups"], *young["targets"]):
-        one.update(p50_ms=None, p95_ms=None, p99_ms=None, retries_per_s=None)
+        one.update(p50_s=None, p95_s=None, p99_s=None, retries_per_s=None)
     young["host"] |= {"cpu_percent": None, "memory_percent": None}
     young["auto_scaling"][0] |= {"last_decision": None}
     young["auto_scaling"][0]["policies"][0] |= {"value": None}
@@ -165,10 +165,10 @@ def test_targets_are_sorted_as_numbers_are() -> None:
 @pytest.mark.parametrize("backwards", [False, True])
 def test_what_is_not_known_is_last_either_way(backwards: bool) -> None:
     overview = copy.deepcopy(OVERVIEW)
-    overview["targets"][0]["p99_ms"] = None
+    overview["targets"][0]["p99_s"] = None
     rows = sorted_rows(VIEWS[TARGETS], overview, "p99", backwards)
-    assert rows[-1]["p99_ms"] is None
-    known = [row["p99_ms"] for row in rows[:-1]]
+    assert rows[-1]["p99_s"] is None
+    known = [row["p99_s"] for row in rows[:-1]]
     assert known == sorted(known, reverse=not backwards)
 
 

@@ -12,16 +12,19 @@ export function amount(value) {
   return value.toFixed(size >= 10 ? 1 : size >= 1 ? 1 : 2);
 }
 
-/** Milliseconds: 0.84 ms, 31 ms, 1.2 s. */
-export function latency(ms) {
-  if (ms === null || ms === undefined) return NONE;
+/** Seconds: 0.84 ms, 31 ms, 1.2 s. */
+export function latency(seconds) {
+  if (seconds === null || seconds === undefined) return NONE;
+  const ms = seconds * 1000;
   if (ms >= 1000) return `${(ms / 1000).toFixed(ms >= 10000 ? 0 : 1)} s`;
   return `${ms.toFixed(ms >= 100 ? 0 : ms >= 10 ? 1 : 2)} ms`;
 }
 
 /** The same on an axis, where the numbers are round. */
-export const latencyMark = (ms) =>
-  ms >= 1000 ? `${Number((ms / 1000).toFixed(2))} s` : `${Number(ms.toPrecision(3))} ms`;
+export const latencyMark = (seconds) =>
+  seconds >= 1
+    ? `${Number(seconds.toFixed(2))} s`
+    : `${Number((seconds * 1000).toPrecision(3))} ms`;
 
 export function bytes(value) {
   if (value === null || value === undefined) return NONE;
@@ -87,7 +90,7 @@ export function moment(at, now = Date.now() / 1000) {
 export function measured(value, unit) {
   if (value === null || value === undefined) return "?";
   if (unit === "bytes") return bytes(value);
-  if (unit === "s") return latency(value * 1000);
+  if (unit === "s") return latency(value);
   return unit ? `${amount(value)} ${unit}` : amount(value);
 }
 

@@ -2,10 +2,13 @@
 
 import { instanceActions } from "./actions.js";
 import { openDialog } from "./dialogs.js";
+import { actionsColumn, rateColumns } from "./columns.js";
 import { h, setText } from "./dom.js";
 import { age, bytes, percent, span } from "./format.js";
 import { DataTable } from "./tables.js";
 import { ActionButtons, Badge } from "./targets.js";
+
+const LATENCY = new Set(["p50", "p95", "p99"]);
 
 /** What an instance is: of one in service that is not well, its health. */
 function stateOf(one) {
@@ -83,27 +86,11 @@ export function instancesTable(open) {
         text: (one) => bytes(one.rss_bytes),
         sort: (one) => one.rss_bytes,
       },
-      {
-        key: "actions",
-        label: "Actions",
-        quiet: true,
-        shape: "actions",
-        make: (one) => {
-          const name = `Actions for ${one.id}`;
-          return h(
-            "button",
-            {
-              type: "button",
-              class: "button icon",
-              title: name,
-              "aria-label": name,
-              onclick: () => open(one.id),
-            },
-            "⋯",
-          );
-        },
-        update: () => {},
-      },
+      ...rateColumns.filter((one) => LATENCY.has(one.key)),
+      actionsColumn(
+        (one) => one.id,
+        (one) => open(one.id),
+      ),
     ],
   });
 }

@@ -90,7 +90,7 @@ export class OverviewView {
         series: LATENCIES,
         format: latency,
         axis: latencyMark,
-        least: 0.1,
+        least: 0.0001,
       }),
       new Chart({
         title: "In flight and connections",
@@ -189,8 +189,8 @@ export class OverviewView {
       failed > 0 ? "bad" : "",
     );
     tiles.latency.show(
-      latency(totals.p99_ms),
-      `p50 ${latency(totals.p50_ms)}\np95 ${latency(totals.p95_ms)}`,
+      latency(totals.p99_s),
+      `p50 ${latency(totals.p50_s)}\np95 ${latency(totals.p95_s)}`,
     );
     tiles.inFlight.show(amount(totals.in_flight), `${amount(totals.errors_per_s)} target errors/s`);
     tiles.connections.show(
@@ -210,7 +210,7 @@ export class OverviewView {
     if (this.sparked) {
       tiles.requests.spark.add(totals.requests_per_s);
       tiles.errors.spark.add(failed);
-      tiles.latency.spark.add(totals.p99_ms);
+      tiles.latency.spark.add(totals.p99_s);
       tiles.inFlight.spark.add(totals.in_flight);
       tiles.connections.spark.add(connections);
     }
@@ -242,7 +242,7 @@ export class OverviewView {
     const { requests, errors, latency: slow, inFlight: busy, connections } = this.tiles;
     requests.spark.begin(values.requests);
     errors.spark.begin(values.errors_5xx);
-    slow.spark.begin(values.p99_ms);
+    slow.spark.begin(values.p99_s);
     busy.spark.begin(values.in_flight);
     connections.spark.begin(values.connections ?? []);
   }
@@ -310,6 +310,7 @@ function listenersTable() {
         look: () => "",
       },
       server,
+      ...[p50, p95, p99].map((one) => ({ ...one, when: (row) => row.latency_known })),
       number("bytes_in_per_s", "In", bytesPerSecond, { live: true }),
       number("bytes_out_per_s", "Out", bytesPerSecond, { live: true }),
     ],

@@ -14,8 +14,10 @@ const CAPACITY = [
   { key: "in_service", label: "in service", look: "step", color: "c-ok" },
 ];
 
+const YOUNG_SECONDS = 900;
+
 class GroupCard {
-  constructor(group) {
+  constructor(group, uptime) {
     this.desired = h("span", { class: "big" });
     this.bounds = h("span", { class: "quiet" });
     this.counts = h("p", { class: "counts" });
@@ -58,7 +60,8 @@ class GroupCard {
       : null;
     this.target = metric?.target ?? null;
     this.scope = `group:${group.target_group ?? group.name}`;
-    this.span = "1h";
+    // An hour shows nothing yet of what was started a moment ago.
+    this.span = uptime < YOUNG_SECONDS ? "5m" : "1h";
     this.spans = ["5m", "1h"].map((one) =>
       h(
         "button",
@@ -197,7 +200,7 @@ export class ScalingView {
       this.groups,
       (one) => one.name,
       (one) => {
-        const card = new GroupCard(one);
+        const card = new GroupCard(one, this.overview.uptime_s);
         this.cards.set(one.name, card);
         card.begin();
         return card.element;

@@ -14,6 +14,7 @@ const FILTERED_FROM = 8;
  * Columns are {key, label, sort: row => value, number, live, most} and one of
  *   text: row => string, with sub: row => string for a second, quieter line, and look: row => class;
  *   make: row => element, with update: (element, row) => void.
+ * `when: row => boolean` leaves the column out where it is false for all rows.
  * `most` sorts the greatest first. `live` says that the value changes each second: such an order is
  * renewed at times only, and never under the pointer or the focus.
  */
@@ -181,6 +182,13 @@ export class DataTable {
           return words.every((word) => text.includes(word));
         })
       : this.rows;
+    this.columns.forEach((column, n) => {
+      if (!column.when) return;
+      const hidden = !this.rows.some(column.when);
+      this.heads[n].hidden = hidden;
+      const option = [...this.sorter.options].find((one) => one.value === column.key);
+      if (option) option.hidden = hidden;
+    });
     const now = performance.now() / 1000;
     this.fillAll = now - this.filledAll > UNSEEN_SECONDS;
     if (this.fillAll) this.filledAll = now;
@@ -232,6 +240,7 @@ export class DataTable {
   #fill(node, row) {
     this.columns.forEach((column, n) => {
       const cell = node.children[n];
+      cell.hidden = this.heads[n].hidden;
       if (column.update) column.update(cell.firstElementChild, row);
       else if (column.text) {
         const value = cell.children[0];

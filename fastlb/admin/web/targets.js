@@ -5,7 +5,7 @@ import { Chart } from "./charts.js";
 import { openDialog } from "./dialogs.js";
 import { h, setAttribute, setClass, setText } from "./dom.js";
 import { age, amount, bytesPerSecond, latency, latencyMark, span } from "./format.js";
-import { LATENCIES, rateColumns, REQUESTS } from "./columns.js";
+import { actionsColumn, LATENCIES, rateColumns, REQUESTS } from "./columns.js";
 import { ratesOf, reasonOf } from "./readings.js";
 import { LiveSeries } from "./series.js";
 import { DataTable } from "./tables.js";
@@ -119,27 +119,7 @@ export class TargetsView {
           most: true,
         },
         ...rateColumns,
-        {
-          key: "actions",
-          label: "Actions",
-          quiet: true,
-          shape: "actions",
-          make: (one) => {
-            const name = `Actions for ${nameOf(one)}`;
-            return h(
-              "button",
-              {
-                type: "button",
-                class: "button icon",
-                title: name,
-                "aria-label": name,
-                onclick: () => this.#open(keyOf(one)),
-              },
-              "⋯",
-            );
-          },
-          update: () => {},
-        },
+        actionsColumn(nameOf, (one) => this.#open(keyOf(one))),
       ],
     });
     this.element = h("div", { class: "view" }, this.table.element);
@@ -176,7 +156,7 @@ class TargetDetail {
         series: LATENCIES,
         format: latency,
         axis: latencyMark,
-        least: 0.1,
+        least: 0.0001,
       }),
     ];
     this.series = new LiveSeries(

@@ -15,7 +15,7 @@ const live = (key, label, text) => ({
   live: true,
   most: true,
 });
-const shown = new Set(["requests", "5xx", "in_flight"]);
+const shown = new Set(["requests", "5xx", "p50", "p95", "p99", "in_flight"]);
 
 export class WorkersView {
   constructor() {
