@@ -11,6 +11,7 @@ import http.client
 import os
 import re
 import shlex
+import socket
 import sys
 import threading
 import time
@@ -24,6 +25,7 @@ from fastlb.control_plane.supervisor import run_supervisor
 from fastlb.data_plane.worker import worker_main
 from fastlb.errors import ConfigError, FastlbError
 from fastlb.model.address import Address, parse_address
+from fastlb.model.admin import Admin
 from fastlb.model.auto_scaling import AutoScalingGroup, LaunchTemplate, TargetTracking
 from fastlb.model.configuration import Configuration
 from fastlb.model.health_check import HealthCheck
@@ -32,6 +34,7 @@ from fastlb.model.target_group import TargetGroup
 
 NAME = "demo"
 LISTEN = "http://127.0.0.1:8080"
+DASHBOARD = Address("127.0.0.1", 9900)
 SERVES_SECONDS = 30.0
 MOST_AT_REST = 3
 """Demo workers that stay when nobody asks: enough to see them take turns."""
@@ -42,6 +45,7 @@ TRY = (
     ("curl -N '{url}/stream?n=5&ms=500'", "server-sent events, each as it comes"),
     ("{python} -m websockets {ws}/ws", "a WebSocket: what you type comes back"),
     ("{fastlb} status --name {name}", "the targets, their states and the reasons"),
+    ("{fastlb} top --name {name}", "the same and more, live"),
     ("{fastlb} scale {more} --name {name} --wait", "{more} demo workers, which take turns"),
     ("{fastlb} activity --name {name}", "what came and went, and why"),
 )
@@ -79,6 +83,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=NAME,
         help=f'name of the instance (default "{NAME}"); a second demo needs another',
     )
+    parser.add_argument(
+        "--admin",
+        metavar="HOST:PORT",
+        help=f"address of the dashboard (default {DASHBOARD}, where that is free)",
+    )
 
 
 def demo(arguments: argparse.Namespace) -> int:
@@ -93,13 +102,14 @@ def demo(arguments: argparse.Namespace) -> int:
         problems.append(f"--targets: expected 1 to 64, got {arguments.targets}")
     if problems:
         raise ConfigError(problems)
+    admin = dashboard_address(arguments.admin)
     configuration = demo_configuration(
-        address, arguments.targets, arguments.workers, arguments.name
+        address, arguments.targets, arguments.workers, arguments.name, admin
     )
     # A thread, because the supervisor has the main one: signals arrive there.
     threading.Thread(
         target=_announce,
-        args=(address, arguments.targets, arguments.name),
+        args=(address, arguments.targets, arguments.name, admin),
         name="announcement",
         daemon=True,
     ).start()
@@ -130,8 +140,26 @@ def listen_address(text: str) -> Address:
     return address
 
 
+def dashboard_address(text: str | None) -> Address | None:
+    """The address of `--admin`; without it the usual one, or None where somebody has that. Raises
+    ConfigError."""
+    if text is not None:
+        try:
+            address = parse_address(text)
+            if address.is_unix:
+                raise ValueError(f"expected HOST:PORT, got {got(text)}")
+        except ValueError as error:
+            raise ConfigError([f"--admin: {error}"]) from None
+        return address
+    try:
+        socket.create_server((DASHBOARD.host, DASHBOARD.port)).close()
+    except OSError:
+        return None
+    return DASHBOARD
+
+
 def demo_configuration(
-    address: Address, targets: int, workers: int, name: str = NAME
+    address: Address, targets: int, workers: int, name: str = NAME, admin: Address | None = None
 ) -> Configuration:
     """What the balancer is told. Round robin, because then one sees the demo workers take turns."""
     group = TargetGroup(
@@ -160,6 +188,7 @@ def demo_configuration(
         auto_scaling_groups=(scaling,),
         name=name,
         workers=workers,
+        admin=Admin(address=admin),
     )
 
 
@@ -168,7 +197,7 @@ def most_targets(targets: int) -> int:
     return 2 * targets
 
 
-def _announce(address: Address, targets: int, name: str) -> None:
+def _announce(address: Address, targets: int, name: str, admin: Address | None) -> None:
     """Print what to try as soon as a demo worker of ours answers through the balancer."""
     where = Address(
         {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host), address.port
@@ -178,7 +207,7 @@ def _announce(address: Address, targets: int, name: str) -> None:
         if time.monotonic() > deadline:
             return  # the balancer itself says why
         time.sleep(0.05)
-    print(what_to_try(where, targets, name), flush=True)
+    print(what_to_try(where, targets, name, admin), flush=True)
 
 
 def _answers(where: Address) -> bool:
@@ -197,7 +226,7 @@ def _answers(where: Address) -> bool:
         connection.close()
 
 
-def what_to_try(where: Address, count: int, name: str) -> str:
+def what_to_try(where: Address, count: int, name: str, admin: Address | None = None) -> str:
     """What is printed when all is up."""
     words = {
         "url": f"http://{where}",
@@ -215,9 +244,10 @@ def what_to_try(where: Address, count: int, name: str) -> str:
     commands = [(command.format(**words), says.format(**words)) for command, says in TRY]
     width = max(len(command) for command, _ in commands)
     lines = [f"    {command:{width}}   # {says}" for command, says in commands]
+    shown = f"  Its dashboard is http://{admin}/\n" if admin is not None else ""
     begin = (
-        f"\n  fastlb answers on http://{where} in front of {counted(count, 'demo worker')}. "
-        "In another terminal, try:\n"
+        f"\n  fastlb answers on http://{where} in front of {counted(count, 'demo worker')}.\n"
+        f"{shown}  In another terminal, try:\n"
     )
     return "\n".join([begin, *lines, "\n  Ctrl-C ends it all.\n"])
 

@@ -22,6 +22,7 @@ from fastlb.auto_scaling.usage import usage_of_trees
 from fastlb.cli import demo
 from fastlb.demo.app import Told
 from fastlb.errors import ConfigError
+from fastlb.model.address import parse_address
 from tests.support.processes import (
     RUN_DIR_VARIABLE,
     alive,
@@ -300,9 +301,25 @@ def test_the_configuration_of_the_demo() -> None:
             demo.listen_address(wrong)
 
 
+def test_where_the_dashboard_of_the_demo_is() -> None:
+    assert demo.dashboard_address("127.0.0.1:1234") == parse_address("127.0.0.1:1234")
+    for wrong in ("unix:/x", "x", "http://127.0.0.1:1"):
+        with pytest.raises(ConfigError, match="--admin"):
+            demo.dashboard_address(wrong)
+    with socket.socket() as one:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            one.bind((demo.DASHBOARD.host, demo.DASHBOARD.port))
+            one.listen()
+        except OSError:
+            pass  # somebody else has it, which is as good
+        assert demo.dashboard_address(None) is None
+
+
 def test_what_to_try_can_be_typed_anywhere() -> None:
     shown = demo.what_to_try(demo.listen_address("http://127.0.0.1:8080"), 1, "mine")
-    assert "in front of 1 demo worker. " in shown
+    assert "in front of 1 demo worker.\n" in shown
+    assert "dashboard" not in shown
     (line,) = [line for line in shown.splitlines() if " status --name mine " in line]
     assert line.strip().startswith("/")
 
@@ -324,11 +341,16 @@ def test_the_command_serves_says_what_to_try_and_leaves_nothing(run_root: Path) 
     port = free_port()
     command = [sys.executable, "-m", "fastlb", "demo", "--workers", "1"]
     command += ["--listen", f"http://127.0.0.1:{port}"]
+    dashboard = free_port()
+    command += ["--admin", f"127.0.0.1:{dashboard}"]
     output = folder / "output"
     with output.open("wb") as stream:
         process = subprocess.Popen(command, env=environment, stdout=stream, stderr=stream)
     try:
         wait_until(lambda: "curl http" in output.read_text(), 30, "what to try is printed")
+        assert f"Its dashboard is http://127.0.0.1:{dashboard}/\n" in output.read_text()
+        page = httpx.get(f"http://127.0.0.1:{dashboard}/", follow_redirects=True)
+        assert "<title>" in page.text
         url = f"http://127.0.0.1:{port}/"
         wait_until(lambda: len({httpx.get(url).headers["x-demo-worker"] for _ in range(6)}) == 3)
         second = subprocess.run(
