@@ -13,6 +13,7 @@ from typing import Any
 
 from fastlb.config import Loaded, Overrides, load
 from fastlb.config.load import SETTING_CLASSES
+from fastlb.config.syntax import not_utf8
 from fastlb.config.write_values import to_flag_text
 from fastlb.errors import ConfigError
 from fastlb.model.settings import Kind, Setting, declared, default_of
@@ -196,8 +197,12 @@ def config_path(arguments: argparse.Namespace) -> Path | None:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ConfigError([f"{path}: expected UTF-8, got another byte at {error.start}"]) from None
+        raw = path.read_bytes()
     except OSError as error:
         raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from None
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        # With a byte order mark the error counts from behind it.
+        start = error.start + len(raw) - len(error.object)
+        raise ConfigError([f"{path}: {not_utf8(raw, start)}"]) from None

@@ -6,7 +6,6 @@ HealthCheck's in every target group, and so on.
 
 from __future__ import annotations
 
-import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -33,6 +32,7 @@ from fastlb.config.read_groups import (
     read_listener,
     target_from_text,
 )
+from fastlb.config.syntax import syntax_error
 from fastlb.config.table import Table, check_setting
 from fastlb.config.values import from_flag
 from fastlb.errors import ConfigError
@@ -84,14 +84,14 @@ class Loaded:
 def load(toml: str = "", overrides: Overrides | None = None, source: str = "") -> Loaded:
     """Read the document and the flags. Raises ConfigError with every problem that there is.
 
-    `source` is the name of the file, for a syntax error, which has no key path.
+    `source` is the name of the file, for a syntax error, which has a line and no key path.
     """
     overrides = overrides or Overrides()
     problems: list[str] = []
     try:
         document = tomllib.loads(toml)
     except (ValueError, RecursionError) as error:
-        raise ConfigError([f"{source or 'TOML'}: {_syntax(error)}"]) from None
+        raise ConfigError([f"{source or 'TOML'}: {syntax_error(toml, error)}"]) from None
 
     top = Table(document, "", problems, "a table")
     groups = _override_targets(_groups(top), overrides.target, problems)
@@ -137,19 +137,6 @@ def load(toml: str = "", overrides: Overrides | None = None, source: str = "") -
     more_warnings = [*more_warnings, *zero_after_without_effect(scaled, flags)]
     without_effect = _without_effect(configuration, flags)
     return Loaded(configuration, (*warnings, *more_warnings, *without_effect))
-
-
-def _syntax(error: Exception) -> str:
-    """tomllib's message, which shows a table's name as a Python tuple."""
-    return re.sub(
-        r"""\(((?:'[^']*'|"[^"]*")(?:, (?:'[^']*'|"[^"]*"))*),?\)""",
-        lambda found: "[" + re.sub(r"""['"](, ['"])?""", _dot, found[1]) + "]",
-        str(error),
-    )
-
-
-def _dot(found: re.Match[str]) -> str:
-    return "." if found[1] else ""
 
 
 def _without_effect(configuration: Configuration, flags: Mapping[str, str]) -> Iterator[str]:
