@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fastlb.config import Loaded, Overrides, load
-from fastlb.config.load import SETTING_CLASSES
+from fastlb.config.overrides import SETTING_CLASSES
 from fastlb.config.syntax import not_utf8
 from fastlb.config.write_values import to_flag_text
 from fastlb.errors import ConfigError
@@ -165,19 +165,24 @@ def _add(group: argparse._ArgumentGroup, flag: str, setting: Setting, default: A
     )
 
 
-def configuration_of(arguments: argparse.Namespace) -> Loaded:
-    """What the flags and the file say together. Raises ConfigError."""
+def overrides_of(arguments: argparse.Namespace) -> Overrides:
+    """What the flags say."""
     given = vars(arguments)
     settings = {
         flag: given[flag] for *_, flag in settings_with_flags() if given.get(flag) is not None
     }
-    overrides = Overrides(
+    return Overrides(
         tuple(arguments.listen),
         tuple(arguments.target),
         settings,
         arguments.app_command,
         tuple(arguments.scale),
     )
+
+
+def configuration_of(arguments: argparse.Namespace) -> Loaded:
+    """What the flags and the file say together. Raises ConfigError."""
+    overrides = overrides_of(arguments)
     path = config_path(arguments)
     if path is None:
         return load(overrides=overrides)

@@ -285,7 +285,6 @@ class Supervisor:
             lambda: self.draining or self._tenure.passing_on or not self._tenure.in_charge,
         )
         self._reload = Reload(
-            given,
             self._source,
             self._live,
             lambda: self.scaling.not_in_force(),

@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fastlb.config import Loaded, Overrides, load, to_toml
-from fastlb.config.load import SETTING_CLASSES
+from fastlb.config.overrides import SETTING_CLASSES
 from fastlb.config.values import from_flag, from_toml
 from fastlb.config.write import inline
 from fastlb.config.write_values import format_bytes, format_duration, to_flag_text, to_toml_value
