@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from fastlb.control_plane.administration import Administration
 from fastlb.control_plane.administration import Prepared as PreparedAdmin
 from fastlb.control_plane.departures import Departures
-from fastlb.control_plane.group_targets import Parts
+from fastlb.control_plane.group_targets import GroupTargets, Parts
 from fastlb.control_plane.listen_sockets import ListenSockets, SocketChange
 from fastlb.control_plane.listener_columns import ListenerColumns
 from fastlb.control_plane.operator_overrides import OperatorOverrides
@@ -92,6 +92,7 @@ class Reconfiguration:
     sockets: ListenSockets
     pool: WorkerPool
     parts: Parts
+    targets: GroupTargets
     scaling: Scaling
     departures: Departures
     overrides: OperatorOverrides
@@ -260,7 +261,7 @@ class Reconfiguration:
     def _late(self, *, waiting: bool = False) -> list[str]:
         """Who does not act on the new table; while `waiting` those who died are left out, for what they
         are waiting for may be far away."""
-        blind = set(self.scaling.targets.blind(self._generation))
+        blind = set(self.targets.blind(self._generation))
         late = []
         for worker in self.pool.workers:
             who = f"worker {worker.index}" + (f" (pid {worker.pid})" if worker.pid else "")
@@ -284,7 +285,7 @@ class Reconfiguration:
             return
         if time.monotonic() < self._lingering.until:
             leaving = self.parts.totals.head(Head.LEAVING)
-            if leaving or self.scaling.targets.blind(self._generation):
+            if leaving or self.targets.blind(self._generation):
                 return
         async with self.lock:
             names = {one.name for one in self._lingering.target_groups}

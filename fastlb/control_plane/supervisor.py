@@ -24,7 +24,7 @@ from fastlb.control_plane.activation import passed_sockets
 from fastlb.control_plane.administration import Administration
 from fastlb.control_plane.control_socket import Command, ControlSocket
 from fastlb.control_plane.departures import Departures
-from fastlb.control_plane.group_targets import Parts
+from fastlb.control_plane.group_targets import GroupTargets, Parts
 from fastlb.control_plane.health_monitor import HealthMonitor
 from fastlb.control_plane.left_behind import stay
 from fastlb.control_plane.listen_sockets import ListenSockets
@@ -251,6 +251,8 @@ class Supervisor:
             lambda: self._orphans.living,
         )
         self._commands: dict[str, Command] = {}
+        self._targets = GroupTargets(self._parts)
+        self._departures = Departures(self._targets, self.registry)
         self.scaling = self._scale()
         cleanup.push_async_callback(self._end_scaling)
         self.registry.left = self.overrides.left
@@ -269,15 +271,15 @@ class Supervisor:
         self._pool = WorkerPool(count, self._main, self._birth, hooks)
         cleanup.callback(self._end_pool)
         self.slots = assign_slots(slots, range(count), {}, ())
-        departures = Departures(self.scaling.targets)
-        cleanup.push_async_callback(departures.close)
+        cleanup.push_async_callback(self._departures.close)
         self._live = Reconfiguration(
             self.configuration,
             self._sockets,
             self._pool,
             self._parts,
+            self._targets,
             self.scaling,
-            departures,
+            self._departures,
             self.overrides,
             self.columns,
             self._admin,
@@ -329,15 +331,24 @@ class Supervisor:
         if self._tenure.in_charge:
             await self._control.start()
 
-    def _scale(self, before: Scaling | None = None) -> Scaling:
+    def _scale(self) -> Scaling:
         """The auto scaling groups, with the Instances that are there; they act from their start on."""
         given = self.configuration
-        scaling = Scaling(given, used_groups(given), self._run_dir, self._parts, before)
+        scaling = Scaling(
+            given, used_groups(given), self._run_dir, self._targets, self._parts.strangers
+        )
         self.registry.told = scaling.told
         self._commands |= self._tenure.guarded(
             {
                 **scaling.commands.by_name,
-                **TargetCommands(self._parts, self.overrides, scaling).by_name,
+                **TargetCommands(
+                    self._parts,
+                    self._targets,
+                    self._departures,
+                    self.overrides,
+                    scaling,
+                    lambda: self.configuration.drain_timeout,
+                ).by_name,
             }
         )
         scaling.adopt()
@@ -354,7 +365,7 @@ class Supervisor:
             (one.group, one.address): (one.state, one.epoch) for one in self.registry.entries()
         }
         self.scaling.deregister_all()
-        self.scaling = self._live.scaling = self._scale(self.scaling)
+        self.scaling = self._live.scaling = self._scale()
         self.registry.seed(health)
         self.scaling.start()
 

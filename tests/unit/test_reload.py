@@ -264,7 +264,8 @@ def test_where_one_group_cannot_take_its_settings_over_none_does(tmp_path: Path)
         before,
         {"a", "b"},
         SimpleNamespace(path=tmp_path),  # type: ignore[arg-type]
-        SimpleNamespace(registry=None, strangers=lambda: False),  # type: ignore[arg-type]
+        SimpleNamespace(percentile=lambda histogram, share: None),  # type: ignore[arg-type]
+        lambda: False,
     )
 
     def check(web: AutoScalingGroup, api: AutoScalingGroup, used: str = "ab") -> None:
