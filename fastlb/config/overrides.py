@@ -23,9 +23,11 @@ from fastlb.config.table import check_setting
 from fastlb.config.values import from_flag
 from fastlb.model.address import Address
 from fastlb.model.admin import Admin
-from fastlb.model.auto_scaling import AutoScalingGroup, InstanceRefresh, LaunchTemplate
+from fastlb.model.auto_scaling import AutoScalingGroup
 from fastlb.model.configuration import Configuration
 from fastlb.model.health_check import HealthCheck
+from fastlb.model.instance_refresh import InstanceRefresh
+from fastlb.model.launch_template import LaunchTemplate
 from fastlb.model.listener import Forward, Listener, WeightedGroup
 from fastlb.model.settings import declared
 from fastlb.model.target_group import Target, TargetGroup

@@ -25,8 +25,8 @@ from fastlb.cli.reference import BEGIN, END, main, put_between_markers, referenc
 from fastlb.cli.status_view import render
 from fastlb.config import load
 from fastlb.errors import FastlbError
-from fastlb.model.auto_scaling import TargetTracking
 from fastlb.model.configuration import Configuration
+from fastlb.model.scaling_policy import TargetTracking
 
 FLAGS_OF_RUN = """
 --listen -l --target -t --config -c --name --workers -w --algorithm --health-path --health-interval

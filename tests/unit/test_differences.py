@@ -11,9 +11,10 @@ from fastlb.config import Overrides, load
 from fastlb.config.differences import applied, diff, differences, tree_of
 from fastlb.config.overridden import overridden
 from fastlb.model.address import Address
-from fastlb.model.auto_scaling import AutoScalingGroup, LaunchTemplate
+from fastlb.model.auto_scaling import AutoScalingGroup
 from fastlb.model.configuration import Configuration
 from fastlb.model.health_check import HealthCheck
+from fastlb.model.launch_template import LaunchTemplate
 from fastlb.model.listener import FixedResponse, Forward, Listener, Rule, WeightedGroup
 from fastlb.model.target_group import Target, TargetGroup
 from tests.support.configurations import configurations

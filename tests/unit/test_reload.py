@@ -15,8 +15,9 @@ from fastlb.control_plane.reload import LIVE, Given, Outcome, Reload, Source, re
 from fastlb.control_plane.scaling import Scaling, with_holds
 from fastlb.control_plane.watch import QUIET, Settling, Watch
 from fastlb.errors import ConfigError, FastlbError
-from fastlb.model.auto_scaling import AutoScalingGroup, LaunchTemplate
+from fastlb.model.auto_scaling import AutoScalingGroup
 from fastlb.model.configuration import Configuration
+from fastlb.model.launch_template import LaunchTemplate
 from fastlb.model.target_group import Hold, TargetGroup
 
 TRUE = LaunchTemplate(command=("true",))
