@@ -13,7 +13,8 @@ import time
 
 from fastlb.auto_scaling.retirement import take_out
 from fastlb.control_plane.group_targets import GroupTargets
-from fastlb.control_plane.target_registry import RegisteredTarget, TargetRegistry
+from fastlb.control_plane.registered_target import RegisteredTarget
+from fastlb.control_plane.target_registry import TargetRegistry
 from fastlb.control_plane.wording import count_of
 
 log = logging.getLogger("fastlb.health")

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from fastlb.auto_scaling.targets import TargetCounts, TargetSight
 from fastlb.control_plane.health_monitor import HealthMonitor
 from fastlb.control_plane.publication import Publication
-from fastlb.control_plane.target_registry import RegisteredTarget, TargetRegistry
+from fastlb.control_plane.registered_target import RegisteredTarget
+from fastlb.control_plane.target_registry import TargetRegistry
 from fastlb.control_plane.totals import Totals
 from fastlb.model.address import Address
 from fastlb.model.target_group import Target

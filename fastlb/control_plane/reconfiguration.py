@@ -20,10 +20,10 @@ from fastlb.control_plane.departures import Departures
 from fastlb.control_plane.group_targets import GroupTargets, Parts
 from fastlb.control_plane.listen_sockets import ListenSockets, SocketChange
 from fastlb.control_plane.listener_columns import ListenerColumns
+from fastlb.control_plane.name_resolution import resolve, resolve_all
 from fastlb.control_plane.operator_overrides import OperatorOverrides
 from fastlb.control_plane.scaling import Scaling, with_holds
 from fastlb.control_plane.surroundings import check_access_log
-from fastlb.control_plane.target_registry import resolve, resolve_all
 from fastlb.control_plane.worker_pool import Worker, WorkerPool
 from fastlb.errors import FastlbError
 from fastlb.model.address import Address

@@ -21,6 +21,7 @@ from fastlb.admin.reading import (
 )
 from fastlb.auto_scaling.usage import parse_stat
 from fastlb.control_plane.listener_columns import ListenerColumns
+from fastlb.control_plane.registered_target import RegisteredTarget
 from fastlb.control_plane.scaling import Scaling
 from fastlb.control_plane.target_counts import (
     TargetCounts,
@@ -29,7 +30,7 @@ from fastlb.control_plane.target_counts import (
     counts_of,
     latencies,
 )
-from fastlb.control_plane.target_registry import RegisteredTarget, TargetRegistry
+from fastlb.control_plane.target_registry import TargetRegistry
 from fastlb.control_plane.totals import Totals
 from fastlb.control_plane.worker_pool import Worker
 from fastlb.history import History

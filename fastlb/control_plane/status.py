@@ -16,8 +16,9 @@ import psutil
 
 import fastlb
 from fastlb.control_plane.operator_overrides import OperatorOverrides
+from fastlb.control_plane.registered_target import RegisteredTarget
 from fastlb.control_plane.scaling import Scaling
-from fastlb.control_plane.target_registry import RegisteredTarget, TargetRegistry
+from fastlb.control_plane.target_registry import TargetRegistry
 from fastlb.control_plane.totals import Totals
 from fastlb.control_plane.worker_pool import Worker
 from fastlb.model.configuration import Configuration

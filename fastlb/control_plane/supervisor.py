@@ -30,6 +30,7 @@ from fastlb.control_plane.left_behind import stay
 from fastlb.control_plane.listen_sockets import ListenSockets
 from fastlb.control_plane.listener_columns import ListenerColumns
 from fastlb.control_plane.log_reopening import LogReopening
+from fastlb.control_plane.name_resolution import resolve
 from fastlb.control_plane.operator_overrides import OperatorOverrides
 from fastlb.control_plane.orphans import Orphans
 from fastlb.control_plane.publication import Publication
@@ -47,7 +48,7 @@ from fastlb.control_plane.surroundings import (
     raise_open_files,
 )
 from fastlb.control_plane.target_commands import TargetCommands
-from fastlb.control_plane.target_registry import TargetRegistry, resolve, tell_nobody
+from fastlb.control_plane.target_registry import TargetRegistry, tell_nobody
 from fastlb.control_plane.tenure import Belongings, Tenure
 from fastlb.control_plane.totals import Totals
 from fastlb.control_plane.watch import Watch

@@ -16,7 +16,9 @@ from typing import Any
 
 from fastlb.control_plane.departures import Departures
 from fastlb.control_plane.group_targets import GroupTargets, Parts
+from fastlb.control_plane.name_resolution import resolve
 from fastlb.control_plane.operator_overrides import OperatorOverrides
+from fastlb.control_plane.registered_target import RegisteredTarget
 from fastlb.control_plane.scaling import Scaling
 from fastlb.control_plane.target_impact import NO_IMPACT, Impact, impact_of_losing
 from fastlb.control_plane.target_lookup import (
@@ -29,7 +31,6 @@ from fastlb.control_plane.target_lookup import (
     text_of,
 )
 from fastlb.control_plane.target_naming import Named
-from fastlb.control_plane.target_registry import RegisteredTarget, resolve
 from fastlb.control_plane.wording import count_of
 from fastlb.errors import FastlbError
 from fastlb.model.address import parse_target_address
