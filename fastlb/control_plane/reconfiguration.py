@@ -24,12 +24,12 @@ from fastlb.control_plane.name_resolution import resolve, resolve_all
 from fastlb.control_plane.operator_overrides import OperatorOverrides
 from fastlb.control_plane.scaling import Scaling, with_holds
 from fastlb.control_plane.surroundings import check_access_log
+from fastlb.control_plane.used_groups import forwarded_to, used_groups
 from fastlb.control_plane.worker_pool import Worker, WorkerPool
 from fastlb.errors import FastlbError
 from fastlb.model.address import Address
 from fastlb.model.auto_scaling import AutoScalingGroup
 from fastlb.model.configuration import Configuration
-from fastlb.model.listener import Forward, Listener
 from fastlb.model.target_group import TargetGroup
 from fastlb.target_table.counters import LISTENERS, ROWS
 from fastlb.target_table.counters import Worker as Head
@@ -296,23 +296,6 @@ class Reconfiguration:
             left = replace(old, target_groups=kept, auto_scaling_groups=groups)
             log.info("removed listeners have no clients any more: %s go", ", ".join(sorted(names)))
             self._take_over(left, Lingering(), {})
-
-
-def forwarded_to(listeners: list[Listener] | tuple[Listener, ...]) -> frozenset[str]:
-    """The target groups to which one of the listeners forwards."""
-    actions = [
-        action
-        for listener in listeners
-        for action in (listener.default, *(rule.action for rule in listener.rules))
-    ]
-    return frozenset(
-        one.group for action in actions if isinstance(action, Forward) for one in action.groups
-    )
-
-
-def used_groups(configuration: Configuration) -> frozenset[str]:
-    """The target groups to which some listener forwards."""
-    return forwarded_to(configuration.listeners)
 
 
 def _check_size(configuration: Configuration, registered: int, slots: int) -> None:
