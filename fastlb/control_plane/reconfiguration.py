@@ -18,11 +18,12 @@ from fastlb.control_plane.administration import Administration
 from fastlb.control_plane.administration import Prepared as PreparedAdmin
 from fastlb.control_plane.departures import Departures
 from fastlb.control_plane.group_targets import GroupTargets, Parts
+from fastlb.control_plane.leadership import Leadership
 from fastlb.control_plane.listen_sockets import ListenSockets, SocketChange
 from fastlb.control_plane.listener_columns import ListenerColumns
 from fastlb.control_plane.name_resolution import resolve, resolve_all
 from fastlb.control_plane.operator_overrides import OperatorOverrides
-from fastlb.control_plane.scaling import Scaling, with_holds
+from fastlb.control_plane.scaling import with_holds
 from fastlb.control_plane.surroundings import check_access_log
 from fastlb.control_plane.used_groups import forwarded_to, used_groups
 from fastlb.control_plane.worker_pool import Worker, WorkerPool
@@ -93,7 +94,7 @@ class Reconfiguration:
     pool: WorkerPool
     parts: Parts
     targets: GroupTargets
-    scaling: Scaling
+    leadership: Leadership
     departures: Departures
     overrides: OperatorOverrides
     columns: ListenerColumns
@@ -127,7 +128,7 @@ class Reconfiguration:
             configuration = lingering.added_to(concrete)
             used = used_groups(configuration) | {one.name for one in lingering.target_groups}
             self.parts.registry.check(configuration.target_groups, resolved)
-            self.scaling.check(configuration, used)
+            self.leadership.scaling.check(configuration, used)
             self._check_overrides(concrete)
             _check_size(configuration, len(self.parts.registry), change.slots)
             keys = {listener_key(one) for one in configuration.listeners}
@@ -223,7 +224,7 @@ class Reconfiguration:
         self.parts.registry.ask_anew()
         self.configuration, self._lingering = configuration, lingering
         self.swap(configuration)
-        self.scaling.reload(configuration, used)
+        self.leadership.scaling.reload(configuration, used)
         self.parts.monitor.see_checks()
         self.parts.monitor.see_new()
         for target in gone:

@@ -23,6 +23,7 @@ from fastlb.control_plane.administration import Administration
 from fastlb.control_plane.control_socket import Command, ControlSocket
 from fastlb.control_plane.foundation import lay
 from fastlb.control_plane.housekeeping import Housekeeping
+from fastlb.control_plane.leadership import Leadership
 from fastlb.control_plane.left_behind import stay
 from fastlb.control_plane.log_reopening import LogReopening
 from fastlb.control_plane.reconfiguration import Reconfiguration
@@ -41,10 +42,7 @@ from fastlb.control_plane.surroundings import (
     raise_open_files,
 )
 from fastlb.control_plane.table_content import TableContent
-from fastlb.control_plane.target_commands import TargetCommands
-from fastlb.control_plane.target_registry import tell_nobody
 from fastlb.control_plane.tenure import Belongings, Tenure
-from fastlb.control_plane.used_groups import used_groups
 from fastlb.control_plane.watch import Watch
 from fastlb.control_plane.wording import count_of
 from fastlb.control_plane.worker_pool import PoolHooks, Worker, WorkerMain, WorkerPool
@@ -168,15 +166,13 @@ class Supervisor:
         else:
             self._pool.abandon()
 
-    async def _end_scaling(self) -> None:
-        if self._tenure.in_charge:
-            await self.scaling.kill()
-        elif not self._tenure.heir:
-            await self.scaling.leave()
-
     @property
     def workers(self) -> Sequence[Worker]:
         return self._pool.workers
+
+    @property
+    def scaling(self) -> Scaling:
+        return self._leadership.scaling
 
     @property
     def slots(self) -> tuple[int, ...]:
@@ -210,8 +206,10 @@ class Supervisor:
         self.overrides, self.registry, self.columns = base.overrides, base.registry, base.columns
 
         self._commands: dict[str, Command] = {}
-        self.scaling = self._scale()
-        cleanup.push_async_callback(self._end_scaling)
+        self._leadership = Leadership(
+            base, run_dir, self._tenure, lambda: self.configuration, self._commands
+        )
+        cleanup.push_async_callback(self._leadership.end)
         self.registry.left = self.overrides.left
         self.overrides.keep({key_of(one.group.name, one.target) for one in self.registry})
         self.registry.released = self.totals.retire
@@ -243,7 +241,7 @@ class Supervisor:
             self._pool,
             base.parts,
             base.targets,
-            self.scaling,
+            self._leadership,
             base.departures,
             self.overrides,
             base.columns,
@@ -282,8 +280,8 @@ class Supervisor:
             base.columns,
             self._pool,
             self._control,
-            self._leave_instances,
-            self._lead_instances_again,
+            self._leadership.leave,
+            self._leadership.lead_again,
             self._signals.stop.is_set,
         )
         commands: dict[str, Command] = {
@@ -295,48 +293,6 @@ class Supervisor:
         self._commands |= self._tenure.guarded(commands)
         if self._tenure.in_charge:
             await self._control.start()
-
-    def _scale(self) -> Scaling:
-        """The auto scaling groups, with the Instances that are there; they act from their start on."""
-        given = self.configuration
-        scaling = Scaling(
-            given,
-            used_groups(given),
-            self._run_dir,
-            self._base.targets,
-            self._base.parts.strangers,
-        )
-        self.registry.told = scaling.told
-        self._commands |= self._tenure.guarded(
-            {
-                **scaling.commands.by_name,
-                **TargetCommands(
-                    self._base.parts,
-                    self._base.targets,
-                    self._base.departures,
-                    self.overrides,
-                    scaling,
-                    lambda: self.configuration.drain_timeout,
-                ).by_name,
-            }
-        )
-        scaling.adopt()
-        return scaling
-
-    async def _leave_instances(self) -> None:
-        """Another supervisor leads them from now on, and writes their histories."""
-        self.registry.told = tell_nobody
-        await self.scaling.leave()
-
-    def _lead_instances_again(self) -> None:
-        """That supervisor has failed. It may have launched or lost some."""
-        health = {
-            (one.group, one.address): (one.state, one.epoch) for one in self.registry.entries()
-        }
-        self.scaling.deregister_all()
-        self.scaling = self._live.scaling = self._scale()
-        self.registry.seed(health)
-        self.scaling.start()
 
     def _birth(self, index: int, pipe: socket.socket) -> WorkerStart:
         return WorkerStart(
