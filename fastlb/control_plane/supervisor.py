@@ -20,6 +20,7 @@ import uvloop
 from fastlb.child_process import UNREAPED
 from fastlb.control_plane.activation import passed_sockets
 from fastlb.control_plane.administration import Administration
+from fastlb.control_plane.charge import Charge
 from fastlb.control_plane.control_socket import Command, ControlSocket
 from fastlb.control_plane.foundation import lay
 from fastlb.control_plane.housekeeping import Housekeeping
@@ -63,8 +64,6 @@ from fastlb.target_table.pipe import (
 )
 
 log = logging.getLogger("fastlb")
-
-FIRST_ROUND_SLACK = 0.2
 
 
 def run_supervisor(
@@ -123,7 +122,6 @@ class Supervisor:
         self._source = source
         self.draining = False
         self._main = worker_main
-        self._all_ready = asyncio.Event()
         self._reaper = Reaper(self._awaited) if os.getpid() == FIRST_PROCESS else None
         self._reopening: LogReopening | None = None
 
@@ -267,6 +265,19 @@ class Supervisor:
             lambda: self.configuration.access_log,
         )
 
+        self._charge = Charge(
+            lambda: self.configuration,
+            base.monitor,
+            base.publication,
+            self._tenure,
+            self._leadership,
+            self._admin,
+            self._manager,
+            self._signals.stop,
+            self._is_well,
+            self._end_orphans,
+        )
+
         status = Status(self, os.getpid())
         self._control = ControlSocket(run_dir.control_socket, self._commands)
         cleanup.push_async_callback(self._control.close)
@@ -317,12 +328,11 @@ class Supervisor:
         self.scaling.start()
         keeping = asyncio.create_task(self._housekeeping().run())
         try:
-            await self._publish_first()
+            await self._charge.publish_first()
             self._admin.start(self, self._commands)
             self._slots.tick()
             self._watch.set(self.configuration.watch)
-            charge = asyncio.create_task(self._take_charge())
-            await self._until_end(charge)
+            await self._charge.hold()
             keeping.cancel()
             if self._tenure.heir:
                 self._tenure.see_heir()
@@ -335,49 +345,6 @@ class Supervisor:
             keeping.cancel()
             self._slots.stop()
             self._base.monitor.stop()
-
-    async def _publish_first(self) -> None:
-        """The first table knows the targets' health, as far as the time of one check tells."""
-        checks = [group.health_check for group in self.configuration.target_groups]
-        longest = max((check.timeout for check in checks if check.enabled), default=0.0)
-        known = asyncio.create_task(self._base.monitor.first_round(longest + FIRST_ROUND_SLACK))
-        stop = asyncio.create_task(self._signals.stop.wait())
-        await asyncio.wait({known, stop}, return_when=asyncio.FIRST_COMPLETED)
-        stop.cancel()
-        if known.done():
-            known.result()
-        known.cancel()
-        self._base.publication.begin()
-
-    async def _take_charge(self) -> None:
-        """Once all workers are ready; the service manager is told then."""
-        await self._all_ready.wait()
-        was_in_charge = self._tenure.in_charge
-        for target_group in await self._tenure.take_charge():
-            self.scaling.wanted(target_group)
-        if not was_in_charge:
-            await self._admin.take_over(self.configuration.admin)
-        self._manager.watch(self._is_well)
-        self._end_orphans()
-
-    async def _until_end(self, charge: asyncio.Task[None]) -> None:
-        """Until the instance is to stop, or another supervisor has it. Raises what `charge` does."""
-        ends = [self._signals.stop, self._tenure.over]
-        waits = [asyncio.create_task(one.wait()) for one in ends]
-        try:
-            done, _ = await asyncio.wait({charge, *waits}, return_when=asyncio.FIRST_COMPLETED)
-            if charge in done:
-                charge.result()
-                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            elif self._tenure.asking:  # the answer decides whose the instance is to stop
-                await asyncio.wait({charge})
-                charge.result()
-            if not self._tenure.over.is_set():
-                await self._tenure.break_off()
-        finally:
-            for task in (charge, *waits):
-                task.cancel()
-            await asyncio.wait({charge, *waits})
 
     def _is_well(self) -> bool:
         """For the watchdog: this loop turns, and somebody serves."""
@@ -426,7 +393,7 @@ class Supervisor:
     def _end_orphans(self) -> None:
         """Once all of ours are ready: until then the orphans are who serves."""
         if self._pool.all_ready:
-            self._all_ready.set()
+            self._charge.all_ready.set()
         if self._pool.all_ready and self._tenure.in_charge:
             self._base.orphans.end(self.configuration.drain_timeout, self._base.writer.fd)
 
