@@ -12,8 +12,8 @@ import contextlib
 import logging
 import os
 import signal
-import socket
 from collections.abc import Sequence, Set
+from functools import partial
 
 import uvloop
 
@@ -46,6 +46,7 @@ from fastlb.control_plane.table_content import TableContent
 from fastlb.control_plane.tenure import Belongings, Tenure
 from fastlb.control_plane.watch import Watch
 from fastlb.control_plane.wording import count_of
+from fastlb.control_plane.worker_events import WorkerEvents, worker_start
 from fastlb.control_plane.worker_pool import PoolHooks, Worker, WorkerMain, WorkerPool
 from fastlb.control_plane.zombies import FIRST_PROCESS, Reaper
 from fastlb.errors import FastlbError
@@ -53,14 +54,7 @@ from fastlb.logs import keep_log, start_logging
 from fastlb.model.configuration import Configuration
 from fastlb.model.target_override import key_of
 from fastlb.target_table.pipe import (
-    Evidence,
-    InheritedFd,
-    Message,
-    Missing,
-    Relieve,
     TableChanged,
-    Wanted,
-    WorkerStart,
 )
 
 log = logging.getLogger("fastlb")
@@ -218,8 +212,13 @@ class Supervisor:
         if self._tenure.in_charge:
             self._admin.apply(self._admin.prepare(given.admin))
 
-        hooks = PoolHooks(self._on_ready, self._on_died, self._on_message)
-        self._pool = WorkerPool(count, self._main, self._birth, hooks)
+        hooks = PoolHooks(
+            lambda worker: self._events.ready(worker),
+            lambda worker, pid: self._events.died(worker, pid),
+            lambda worker, message: self._events.said(worker, message),
+        )
+        start = partial(worker_start, base, run_dir, given.log_format)
+        self._pool = WorkerPool(count, self._main, start, hooks)
         cleanup.callback(self._end_pool)
         self._slots = SlotKeeper(
             base.sockets,
@@ -246,6 +245,14 @@ class Supervisor:
             self._admin,
             self._swap,
             lambda: self.draining or self._tenure.passing_on or not self._tenure.in_charge,
+        )
+        self._events = WorkerEvents(
+            base,
+            run_dir,
+            self._slots,
+            self._on_wanted,
+            self._live.send_sockets,
+            self._end_orphans,
         )
         self._reload = Reload(
             self._source,
@@ -305,19 +312,6 @@ class Supervisor:
         if self._tenure.in_charge:
             await self._control.start()
 
-    def _birth(self, index: int, pipe: socket.socket) -> WorkerStart:
-        return WorkerStart(
-            index=index,
-            listen=self._base.sockets.sockets,
-            table=InheritedFd(self._base.writer.fd),
-            counters=InheritedFd(self.counters.fd),
-            pipe=pipe,
-            run_dir=str(self._run_dir.path),
-            bindings=self._base.sockets.bindings,
-            log=str(self._run_dir.log),
-            log_format=self.configuration.log_format,
-        )
-
     # --- life -------------------------------------------------------------------------------
 
     async def _serve(self) -> None:
@@ -358,30 +352,9 @@ class Supervisor:
         self._base.publication.changed()
         self._watch.set(configuration.watch)
 
-    def _on_ready(self, worker: Worker) -> None:
-        self._slots.assign()
-        self._end_orphans()
-
-    def _on_died(self, worker: Worker, pid: int) -> None:
-        self._slots.died(worker)
-        targets = (*self.registry.entries(), *self.registry.leaving())
-        listeners = [column for _, column in self._base.columns.items()]
-        self.totals.absorb(worker.index, targets, self.registry.columns, listeners)
-        if worker.retired:
-            self._base.publication.changed()  # the others need not look at its row any more
-        self._run_dir.remove_worker_socket(pid)
-        self._slots.assign()
-
-    def _on_message(self, worker: Worker, message: Message) -> None:
-        if isinstance(message, Evidence):
-            self._base.monitor.on_evidence(message)
-        elif isinstance(message, Relieve):
-            self._slots.relieve(worker, message.slot)
-        elif isinstance(message, Wanted):
-            self._tenure.wanted(message.group)
-            self.scaling.wanted(message.group)
-        elif isinstance(message, Missing):
-            self._live.send_sockets(worker, message.key)
+    def _on_wanted(self, target_group: str) -> None:
+        self._tenure.wanted(target_group)
+        self.scaling.wanted(target_group)
 
     def _on_reopen(self) -> None:
         if self._reopening is not None:
