@@ -5,7 +5,7 @@ Knows numbers only; whether a policy acts, and within which bounds, is `scaling_
 
 from __future__ import annotations
 
-from fastlb.model.auto_scaling import AdjustmentType, StepScaling
+from fastlb.model.scaling_policy import AdjustmentType, StepScaling
 
 
 def adjusted(base: int, kind: AdjustmentType, adjustment: int, least_magnitude: int = 0) -> int:

@@ -36,7 +36,8 @@ from fastlb.auto_scaling.targets import Registrar
 from fastlb.errors import FastlbError
 from fastlb.history import Entry, History
 from fastlb.model.address import parse_address
-from fastlb.model.auto_scaling import AutoScalingGroup, LaunchTemplate
+from fastlb.model.auto_scaling import AutoScalingGroup
+from fastlb.model.launch_template import LaunchTemplate
 from fastlb.model.target_health import span_of
 
 log = logging.getLogger("fastlb.scaling")

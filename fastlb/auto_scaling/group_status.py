@@ -7,7 +7,7 @@ from typing import Any
 
 from fastlb.auto_scaling.group import Group
 from fastlb.auto_scaling.instance import Instance
-from fastlb.model.auto_scaling import Scheduled
+from fastlb.model.scaling_policy import Scheduled
 
 
 def status_of(group: Group) -> dict[str, Any]:

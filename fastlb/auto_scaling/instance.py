@@ -18,7 +18,7 @@ from fastlb.auto_scaling.records import SOCKET, InstanceRecord, LifeCycle
 from fastlb.auto_scaling.targets import RegisteredTarget
 from fastlb.history import Entry
 from fastlb.model.address import Address
-from fastlb.model.auto_scaling import LaunchTemplate
+from fastlb.model.launch_template import LaunchTemplate
 
 LOOPBACK = "127.0.0.1"
 SHOWN_LINES = 10

@@ -11,7 +11,7 @@ from itertools import zip_longest
 from math import exp, lgamma, log, log1p, sqrt
 from typing import Any
 
-from fastlb.model.auto_scaling import InstanceRefresh
+from fastlb.model.instance_refresh import InstanceRefresh
 
 Percentile = Callable[[Sequence[int], float], float | None]
 """The latency in seconds under which a share (0 to 1) of a histogram lies; None of an empty one."""

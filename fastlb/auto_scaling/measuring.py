@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from fastlb.auto_scaling.instance import Instance
 from fastlb.auto_scaling.scaling_policy import Datapoint
-from fastlb.model.auto_scaling import METRICS, AutoScalingGroup, Metric
+from fastlb.model.auto_scaling import AutoScalingGroup
+from fastlb.model.scaling_policy import METRICS, Metric
 
 Usages = Mapping[int, tuple[float | None, int]]
 """By the pid of an Instance: percent of one core (None at the first look), resident bytes."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastlb.model.auto_scaling import Metric
+from fastlb.model.scaling_policy import Metric
 
 
 def figure(metric: Metric, value: float) -> str:

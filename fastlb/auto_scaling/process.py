@@ -20,7 +20,7 @@ from pathlib import Path
 
 from fastlb.child_process import ChildProcess, UserIds, start_time
 from fastlb.errors import FastlbError
-from fastlb.model.auto_scaling import LaunchTemplate
+from fastlb.model.launch_template import LaunchTemplate
 
 MARK = "FASTLB_INSTANCE_ID"
 """The variable by which a descendant is known that has left the process group."""

@@ -20,7 +20,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from fastlb.model.auto_scaling import LaunchTemplate
+from fastlb.model.launch_template import LaunchTemplate
 from fastlb.model.plain import from_plain, to_plain
 
 log = logging.getLogger("fastlb.scaling")

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from fastlb.auto_scaling.judgement import Verdict
-from fastlb.model.auto_scaling import InstanceRefresh
+from fastlb.model.instance_refresh import InstanceRefresh
 
 Phase = Literal["rolling", "waiting", "baking", "going_back"]
 

@@ -12,7 +12,7 @@ from fastlb.auto_scaling.judgement import Figures, Verdict, judge
 from fastlb.auto_scaling.refresh import Refresh, Sight, Step, advance
 from fastlb.auto_scaling.targets import TargetCounts
 from fastlb.history import Entry
-from fastlb.model.auto_scaling import InstanceRefresh
+from fastlb.model.instance_refresh import InstanceRefresh
 
 Percentile = Callable[[Sequence[int], float], float | None]
 

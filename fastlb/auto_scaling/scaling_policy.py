@@ -20,8 +20,8 @@ from typing import Any, Literal
 
 from fastlb.auto_scaling.adjustment import adjusted, step_for
 from fastlb.auto_scaling.metric_wording import figure, for_datapoints, instances
-from fastlb.model.auto_scaling import (
-    AutoScalingGroup,
+from fastlb.model.auto_scaling import AutoScalingGroup
+from fastlb.model.scaling_policy import (
     Metric,
     Scheduled,
     SimpleScaling,

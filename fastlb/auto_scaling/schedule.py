@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from fastlb.model.auto_scaling import AutoScalingGroup, Scheduled
+from fastlb.model.auto_scaling import AutoScalingGroup
+from fastlb.model.scaling_policy import Scheduled
 from fastlb.model.schedule import last_time
 
 

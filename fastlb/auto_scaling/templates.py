@@ -7,7 +7,7 @@ rolled back. Knows no Instance.
 from __future__ import annotations
 
 from fastlb.auto_scaling.records import GroupRecord
-from fastlb.model.auto_scaling import LaunchTemplate
+from fastlb.model.launch_template import LaunchTemplate
 
 KEPT = 5
 """Versions that are remembered beside those that are needed; old Instances name theirs."""

@@ -26,10 +26,12 @@ from fastlb.data_plane.worker import worker_main
 from fastlb.errors import ConfigError, FastlbError
 from fastlb.model.address import Address, parse_address
 from fastlb.model.admin import Admin
-from fastlb.model.auto_scaling import AutoScalingGroup, LaunchTemplate, TargetTracking
+from fastlb.model.auto_scaling import AutoScalingGroup
 from fastlb.model.configuration import Configuration
 from fastlb.model.health_check import HealthCheck
+from fastlb.model.launch_template import LaunchTemplate
 from fastlb.model.listener import Forward, Listener, WeightedGroup
+from fastlb.model.scaling_policy import TargetTracking
 from fastlb.model.target_group import TargetGroup
 
 NAME = "demo"

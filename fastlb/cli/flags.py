@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from fastlb.config import Loaded, Overrides, load
-from fastlb.config.load import SETTING_CLASSES
+from fastlb.config.overrides import SETTING_CLASSES
+from fastlb.config.syntax import not_utf8
 from fastlb.config.write_values import to_flag_text
 from fastlb.errors import ConfigError
 from fastlb.model.settings import Kind, Setting, declared, default_of
@@ -164,19 +165,24 @@ def _add(group: argparse._ArgumentGroup, flag: str, setting: Setting, default: A
     )
 
 
-def configuration_of(arguments: argparse.Namespace) -> Loaded:
-    """What the flags and the file say together. Raises ConfigError."""
+def overrides_of(arguments: argparse.Namespace) -> Overrides:
+    """What the flags say."""
     given = vars(arguments)
     settings = {
         flag: given[flag] for *_, flag in settings_with_flags() if given.get(flag) is not None
     }
-    overrides = Overrides(
+    return Overrides(
         tuple(arguments.listen),
         tuple(arguments.target),
         settings,
         arguments.app_command,
         tuple(arguments.scale),
     )
+
+
+def configuration_of(arguments: argparse.Namespace) -> Loaded:
+    """What the flags and the file say together. Raises ConfigError."""
+    overrides = overrides_of(arguments)
     path = config_path(arguments)
     if path is None:
         return load(overrides=overrides)
@@ -196,8 +202,12 @@ def config_path(arguments: argparse.Namespace) -> Path | None:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ConfigError([f"{path}: expected UTF-8, got another byte at {error.start}"]) from None
+        raw = path.read_bytes()
     except OSError as error:
         raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from None
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        # With a byte order mark the error counts from behind it.
+        start = error.start + len(raw) - len(error.object)
+        raise ConfigError([f"{path}: {not_utf8(raw, start)}"]) from None

@@ -15,7 +15,7 @@ from rich.text import Text
 from fastlb.auto_scaling.metric_wording import figure
 from fastlb.cli.layout import INDENT, wrapped
 from fastlb.cli.wording import clean
-from fastlb.model.auto_scaling import METRICS
+from fastlb.model.scaling_policy import METRICS
 
 UNDER = INDENT * 5
 """Under what was done: the width of a time and the gap behind it."""

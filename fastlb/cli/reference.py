@@ -15,15 +15,11 @@ from fastlb.cli.flags import METAVARS
 from fastlb.config.write import inline
 from fastlb.config.write_values import to_toml_value
 from fastlb.model.admin import Admin
-from fastlb.model.auto_scaling import (
-    PROFILES,
-    REFRESH_PROFILES,
-    AutoScalingGroup,
-    InstanceRefresh,
-    LaunchTemplate,
-)
+from fastlb.model.auto_scaling import PROFILES, AutoScalingGroup
 from fastlb.model.configuration import Configuration
 from fastlb.model.health_check import HealthCheck
+from fastlb.model.instance_refresh import REFRESH_PROFILES, InstanceRefresh
+from fastlb.model.launch_template import LaunchTemplate
 from fastlb.model.listener import Listener
 from fastlb.model.settings import Setting, declared, default_of
 from fastlb.model.target_group import TargetGroup

@@ -6,10 +6,11 @@ import argparse
 import signal
 import sys
 
-from fastlb.cli.flags import add_configuration_flags, config_path, configuration_of
+from fastlb.cli.flags import add_configuration_flags, config_path, configuration_of, overrides_of
+from fastlb.config import Loaded
 from fastlb.config.differences import differences
+from fastlb.config.overridden import overridden
 from fastlb.errors import ConfigError
-from fastlb.model.configuration import Configuration
 
 WHAT_TO_TYPE = [
     "run: there is nothing to listen on; type for example",
@@ -48,14 +49,22 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"fastlb: warning: {warning}", file=sys.stderr)
 
     # Not before the configuration is known to be right: a wrong one should be told at once.
-    from fastlb.control_plane.reload import Source
+    from fastlb.control_plane.reload import Given, Source
     from fastlb.control_plane.supervisor import run_supervisor
     from fastlb.data_plane.worker import worker_main
 
-    def load() -> Configuration:
-        return configuration_of(arguments).configuration
+    overrides = overrides_of(arguments)
 
-    source = Source(load, differences, config_path(arguments))
+    def given(loaded: Loaded) -> Given:
+        return Given(loaded.configuration, loaded.of_file)
+
+    source = Source(
+        at_start=given(loaded),
+        load=lambda: given(configuration_of(arguments)),
+        differences=differences,
+        overridden=lambda old, new: overridden(old, new, overrides),
+        path=config_path(arguments),
+    )
     return run_supervisor(
         loaded.configuration,
         worker_main,

@@ -32,7 +32,8 @@ def add_arguments(parser: CommandParser) -> None:
         Word(
             "action",
             "add|remove",
-            "whether it comes, or goes when nothing is in flight there",
+            "whether it comes, or goes when nothing is in flight there, after drain_timeout at the "
+            "latest",
             read=action_of,
         ),
         Word("group", "GROUP", "name of the target group"),
@@ -41,7 +42,9 @@ def add_arguments(parser: CommandParser) -> None:
     parser.epilog = (
         "What was added lasts over a reload and a new supervisor, until it is removed or\n"
         "fastlb is stopped. What was removed and is configured stays out as long; add brings\n"
-        "it back."
+        "it back.\n"
+        "A removed target has drain_timeout (30s if not set) for the requests that it has. Then\n"
+        "it is gone from its group; what it still has goes on, and --wait waits for that."
     )
     parser.add_argument(
         "--weight", metavar="N", type=_weight, help="of a target that is added (default 1)"

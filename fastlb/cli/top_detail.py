@@ -23,7 +23,7 @@ from fastlb.cli.top_tables import (
     target_state,
 )
 from fastlb.cli.wording import clean, counted
-from fastlb.model.auto_scaling import METRICS
+from fastlb.model.scaling_policy import METRICS
 
 
 def detail(view: int, row: Row, overview: Row, width: int | None) -> list[Text]:

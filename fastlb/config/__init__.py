@@ -4,7 +4,8 @@
 is stands on the model (fastlb.model.settings), and nowhere here. Opens no file, resolves no name.
 """
 
-from fastlb.config.load import Loaded, Overrides, load
+from fastlb.config.load import Loaded, load
+from fastlb.config.overrides import Overrides
 from fastlb.config.write import to_toml
 
 __all__ = ["Loaded", "Overrides", "load", "to_toml"]

@@ -9,7 +9,7 @@ import re
 
 from fastlb.config.values import from_toml, read_number, size_meant, wrong
 from fastlb.config.write_values import format_bytes, format_duration, plain_number
-from fastlb.model.auto_scaling import Metric
+from fastlb.model.scaling_policy import Metric
 from fastlb.model.settings import Setting
 
 EXAMPLES: dict[Metric, str] = {

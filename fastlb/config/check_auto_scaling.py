@@ -11,7 +11,7 @@ from fastlb.config.read_groups import PlacedGroup
 from fastlb.config.read_policies import MOST_INSTANCES, PlacedPolicy
 from fastlb.config.table import child
 from fastlb.config.values import COMMAND_EXAMPLE, did_you_mean, got
-from fastlb.model.auto_scaling import Scheduled, SimpleScaling, StepScaling
+from fastlb.model.scaling_policy import Scheduled, SimpleScaling, StepScaling
 
 _PORT_VARIABLE = re.compile(r"\$(PORT\b|\{PORT\b)")
 PLACEHOLDERS = ("socket", "port", "instance")

@@ -31,8 +31,7 @@ class Change:
     new: Any
 
     def __str__(self) -> str:
-        parts = (one if one.startswith("[") else f".{key_text(one)}" for one in self.path)
-        path = "".join(parts).removeprefix(".")
+        path = path_text(self.path)
         if self.old is None:
             return f"{path}: added"
         if self.new is None:
@@ -40,6 +39,12 @@ class Change:
         if any(part in key for part in SECRET for key in self.path[-2:]):
             return f"{path}: changed"
         return f"{path}: {_said(self.old)} -> {_said(self.new)}"
+
+
+def path_text(path: tuple[str, ...]) -> str:
+    """`target_groups.web.targets["127.0.0.1:9001"].weight`."""
+    parts = (one if one.startswith("[") else f".{key_text(one)}" for one in path)
+    return "".join(parts).removeprefix(".")
 
 
 def differences(old: Configuration, new: Configuration) -> list[str]:

@@ -6,112 +6,99 @@ HealthCheck's in every target group, and so on.
 
 from __future__ import annotations
 
-import re
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 from fastlb.config.check import check
 from fastlb.config.check_auto_scaling import check_auto_scaling, zero_after_without_effect
+from fastlb.config.overrides import (
+    Overrides,
+    flags_without_group,
+    listeners_of_flags,
+    override_command,
+    override_targets,
+    settings_of_flags,
+)
 from fastlb.config.read_auto_scaling import (
-    COMMAND_PATH,
     Draft,
     PlacedAutoScalingGroup,
     finish,
     policies_of_flags,
     read_auto_scaling_group,
-    with_command,
 )
 from fastlb.config.read_groups import (
-    NOWHERE,
     PlacedGroup,
-    PlacedListener,
-    Protocol,
-    listener_address,
     read_group,
     read_listener,
-    target_from_text,
 )
-from fastlb.config.table import Table, check_setting
-from fastlb.config.values import from_flag
+from fastlb.config.read_policies import PlacedPolicy
+from fastlb.config.syntax import syntax_error
+from fastlb.config.table import Table
 from fastlb.errors import ConfigError
-from fastlb.model.address import Address
 from fastlb.model.admin import Admin
-from fastlb.model.auto_scaling import AutoScalingGroup, InstanceRefresh, LaunchTemplate
+from fastlb.model.auto_scaling import AutoScalingGroup
 from fastlb.model.configuration import Configuration
 from fastlb.model.health_check import HealthCheck
-from fastlb.model.listener import Forward, Listener, WeightedGroup
+from fastlb.model.instance_refresh import InstanceRefresh
+from fastlb.model.launch_template import LaunchTemplate
+from fastlb.model.listener import Listener
 from fastlb.model.settings import declared
-from fastlb.model.target_group import Target, TargetGroup
-
-AUTO_SCALING_CLASSES: tuple[type, ...] = (AutoScalingGroup, LaunchTemplate, InstanceRefresh)
-SETTING_CLASSES: tuple[type, ...] = (
-    *(Configuration, Listener, TargetGroup, HealthCheck, Admin),
-    *AUTO_SCALING_CLASSES,
-)
-DEFAULT_GROUP = "default"
-"""The group of `--target`, `--listen` and of a command where no file names another."""
+from fastlb.model.target_group import TargetGroup
 
 HTTP_ONLY = (
     *("--header-timeout", "--max-header-bytes", "--max-body-bytes", "--trusted-proxies"),
     *("--response-timeout", "--access-log"),
 )
 
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Overrides:
-    """What flags said, as their text; `settings` by flag, `--idle-timeout` and so on; `command` is
-    what stands after `--`, and `scale` what each `--scale` says."""
-
-    listen: tuple[str, ...] = ()
-    target: tuple[str, ...] = ()
-    settings: Mapping[str, str] = field(default_factory=dict)
-    command: tuple[str, ...] = ()
-    scale: tuple[str, ...] = ()
-
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A Configuration without errors; `warnings` are lines about what will not do as it seems."""
+    """A Configuration without errors; `warnings` are lines about what will not do as it seems.
+
+    `of_file` is what the file alone says, unchecked as a whole: with flags it need not be complete."""
 
     configuration: Configuration
     warnings: tuple[str, ...]
+    of_file: Configuration
 
 
 def load(toml: str = "", overrides: Overrides | None = None, source: str = "") -> Loaded:
     """Read the document and the flags. Raises ConfigError with every problem that there is.
 
-    `source` is the name of the file, for a syntax error, which has no key path.
+    `source` is the name of the file, for a syntax error, which has a line and no key path.
     """
     overrides = overrides or Overrides()
     problems: list[str] = []
     try:
         document = tomllib.loads(toml)
     except (ValueError, RecursionError) as error:
-        raise ConfigError([f"{source or 'TOML'}: {_syntax(error)}"]) from None
+        raise ConfigError([f"{source or 'TOML'}: {syntax_error(toml, error)}"]) from None
 
     top = Table(document, "", problems, "a table")
-    groups = _override_targets(_groups(top), overrides.target, problems)
-    drafts, drafts_unread = _drafts(top)
+    groups_of_file = _groups(top)
+    groups = override_targets(groups_of_file, overrides.target, problems)
+    drafts_of_file, drafts_unread = _drafts(top)
+    drafts = drafts_of_file
     if overrides.command and not drafts_unread:
-        drafts, groups = _override_command(drafts, groups, overrides.command, problems)
-    listeners = [
+        drafts, groups = override_command(drafts, groups, overrides.command, problems)
+    listeners_of_file = [
         read_listener(Table(raw, path, problems, "a table with an address and a default"))
         for path, raw in top.items("listeners", "[[listeners]] tables")
     ]
+    listeners = listeners_of_file
     if overrides.listen:
-        listeners = _listeners_of_flags(overrides.listen, groups, problems)
+        listeners = listeners_of_flags(overrides.listen, groups, problems)
     settings = top.settings(Configuration)
     admin = _admin(top)
     top.close()
 
-    chosen = _settings_of_flags(overrides.settings, problems)
+    chosen = settings_of_flags(overrides.settings, problems)
     if not drafts and not drafts_unread:
-        problems.extend(_flags_without_group(overrides))
-    scaled = _scaled(drafts, chosen, overrides, problems)
+        problems.extend(flags_without_group(overrides))
+    policies = policies_of_flags(overrides.scale, problems) if overrides.scale else None
+    scaled = _scaled(drafts, chosen, overrides.settings, policies)
     configuration = Configuration(
         listeners=tuple(replace(one.listener, **chosen[Listener]) for one in listeners),
         target_groups=tuple(
@@ -136,20 +123,14 @@ def load(toml: str = "", overrides: Overrides | None = None, source: str = "") -
     flags = overrides.settings
     more_warnings = [*more_warnings, *zero_after_without_effect(scaled, flags)]
     without_effect = _without_effect(configuration, flags)
-    return Loaded(configuration, (*warnings, *more_warnings, *without_effect))
-
-
-def _syntax(error: Exception) -> str:
-    """tomllib's message, which shows a table's name as a Python tuple."""
-    return re.sub(
-        r"""\(((?:'[^']*'|"[^"]*")(?:, (?:'[^']*'|"[^"]*"))*),?\)""",
-        lambda found: "[" + re.sub(r"""['"](, ['"])?""", _dot, found[1]) + "]",
-        str(error),
+    of_file = Configuration(
+        listeners=tuple(one.listener for one in listeners_of_file),
+        target_groups=tuple(one.group for one in groups_of_file),
+        auto_scaling_groups=tuple(_of_file(one, chosen, policies) for one in drafts_of_file),
+        admin=admin,
+        **settings,
     )
-
-
-def _dot(found: re.Match[str]) -> str:
-    return "." if found[1] else ""
+    return Loaded(configuration, (*warnings, *more_warnings, *without_effect), of_file)
 
 
 def _without_effect(configuration: Configuration, flags: Mapping[str, str]) -> Iterator[str]:
@@ -195,148 +176,36 @@ def _drafts(top: Table) -> tuple[list[Draft], bool]:
     return drafts, not table.is_table
 
 
-def _override_command(
-    drafts: list[Draft], groups: list[PlacedGroup], command: tuple[str, ...], problems: list[str]
-) -> tuple[list[Draft], list[PlacedGroup]]:
-    """The command after `--` replaces that of the only auto scaling group. Where there is none, it
-    makes one, of the only target group or of `default`."""
-    if len(drafts) > 1:
-        known = ", ".join(one.name for one in drafts)
-        problems.append(f"{COMMAND_PATH}: expected one auto scaling group; there are {known}")
-        return drafts, groups
-    if drafts:
-        return [with_command(drafts[0], command, problems)], groups
-    name = _flag_group(groups) if groups else DEFAULT_GROUP
-    if name is None:
-        known = ", ".join(one.group.name for one in groups)
-        problems.append(
-            f"{COMMAND_PATH}: expected one target group, or one named {DEFAULT_GROUP}, or an auto "
-            f"scaling group that the command is of; there are {known}"
-        )
-    placed = groups or [PlacedGroup(COMMAND_PATH, TargetGroup(name=DEFAULT_GROUP), ())]
-    users = [
-        replace(one, group=replace(one.group, auto_scaling_group=DEFAULT_GROUP))
-        if one.group.name == name and one.group.auto_scaling_group is None
-        else one
-        for one in placed
-    ]
-    return [with_command(Draft(COMMAND_PATH, DEFAULT_GROUP), command, problems)], users
-
-
 def _scaled(
     drafts: list[Draft],
     chosen: dict[type, dict[str, Any]],
-    overrides: Overrides,
-    problems: list[str],
+    settings: Mapping[str, str],
+    policies: tuple[PlacedPolicy, ...] | None,
 ) -> list[PlacedAutoScalingGroup]:
-    if overrides.scale:
-        policies = policies_of_flags(overrides.scale, problems)
+    if policies is not None:
         drafts = [replace(one, policies=policies) for one in drafts]
     flags = {
         item.name: setting.flag
         for item, setting in declared(AutoScalingGroup)
-        if setting.flag is not None and setting.flag in overrides.settings
+        if setting.flag is not None and setting.flag in settings
     }
     return [finish(one, chosen, flags) for one in drafts]
 
 
-def _flags_without_group(overrides: Overrides) -> Iterator[str]:
-    given = [
-        setting.flag
-        for cls in AUTO_SCALING_CLASSES
-        for _, setting in declared(cls)
-        if setting.flag is not None and setting.flag in overrides.settings
-    ]
-    for flag in [*given, *(["--scale"] if overrides.scale else [])]:
-        yield (
-            f"{flag}: there is no auto scaling group: add the app's command after --, or "
-            "[auto_scaling_groups.NAME] to the file"
-        )
-
-
-def _override_targets(
-    groups: list[PlacedGroup], texts: tuple[str, ...], problems: list[str]
-) -> list[PlacedGroup]:
-    """`--target` replaces the targets of the only group, or of the group `default`."""
-    if not texts:
-        return groups
-    paths = tuple(f"--target {text}" for text in texts)
-    targets = tuple(
-        _or_note(path, target_from_text, text, Target(NOWHERE), problems)
-        for path, text in zip(paths, texts, strict=True)
+def _of_file(
+    draft: Draft, chosen: dict[type, dict[str, Any]], policies: tuple[PlacedPolicy, ...] | None
+) -> AutoScalingGroup:
+    """What the file says wins; what it does not say is as the flags have it, and not as it would
+    follow from other keys of the file."""
+    said: tuple[tuple[type, Mapping[str, Any]], ...] = (
+        (AutoScalingGroup, draft.settings),
+        (LaunchTemplate, draft.launch_template),
+        (InstanceRefresh, draft.refresh),
     )
-    if not groups:
-        return [PlacedGroup("--target", TargetGroup(name=DEFAULT_GROUP, targets=targets), paths)]
-    name = _flag_group(groups)
-    if name is None:
-        known = ", ".join(one.group.name for one in groups)
-        problems.append(
-            f"--target: expected one target group, or one named {DEFAULT_GROUP}; there are {known}"
-        )
-    return [
-        PlacedGroup(one.path, replace(one.group, targets=targets), paths)
-        if one.group.name == name
-        else one
-        for one in groups
-    ]
-
-
-def _listeners_of_flags(
-    texts: tuple[str, ...], groups: list[PlacedGroup], problems: list[str]
-) -> list[PlacedListener]:
-    """`--listen` replaces the listeners; they forward to the only group, or to `default`."""
-    name = _flag_group(groups)
-    if name is None:
-        known = ", ".join(one.group.name for one in groups)
-        problems.append(
-            f"--listen: expected one target group, or one named {DEFAULT_GROUP}; there are {known}"
-            if groups
-            else "--listen: there is nothing to forward to: add --target HOST:PORT, or the app's "
-            "command after --"
-        )
-    action = Forward((WeightedGroup(name),) if name is not None else ())
-    stand_in: tuple[Protocol, Address] = ("http", NOWHERE)
-    placed = []
-    for text in texts:
-        path = f"--listen {text}"
-        protocol, address = _or_note(path, listener_address, text, stand_in, problems)
-        placed.append(
-            PlacedListener(path, Listener(protocol=protocol, address=address, default=action))
-        )
-    return placed
-
-
-def _flag_group(groups: list[PlacedGroup]) -> str | None:
-    names = [one.group.name for one in groups]
-    if len(names) == 1:
-        return names[0]
-    return DEFAULT_GROUP if DEFAULT_GROUP in names else None
-
-
-def _settings_of_flags(texts: Mapping[str, str], problems: list[str]) -> dict[type, dict[str, Any]]:
-    chosen: dict[type, dict[str, Any]] = {cls: {} for cls in SETTING_CLASSES}
-    unknown = set(texts)
-    for cls in SETTING_CLASSES:
-        for item, setting in declared(cls):
-            if setting.flag is None or setting.flag not in texts:
-                continue
-            unknown.discard(setting.flag)
-            try:
-                value = from_flag(setting, texts[setting.flag])
-                check_setting(cls, item.name, value)
-                chosen[cls][item.name] = value
-            except ValueError as error:
-                problems.append(f"{setting.flag}: {error}")
-    if unknown:
-        raise KeyError(f"no setting has the flag {', '.join(sorted(unknown))}")
-    return chosen
-
-
-def _or_note(
-    path: str, read: Callable[[str], T], text: str, otherwise: T, problems: list[str]
-) -> T:
-    try:
-        return read(text)
-    except ValueError as error:
-        problems.append(f"{path}: {error}")
-        return otherwise
+    left = {
+        cls: {name: value for name, value in chosen[cls].items() if name not in keys}
+        for cls, keys in said
+    }
+    if draft.policies is None:
+        draft = replace(draft, policies=policies)
+    return finish(draft, left, {}).group

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fastlb.model.admin import Admin
-from fastlb.model.auto_scaling import AutoScalingGroup, InstanceRefresh, LaunchTemplate
+from fastlb.model.auto_scaling import AutoScalingGroup
 from fastlb.model.configuration import Configuration
 from fastlb.model.health_check import HealthCheck
+from fastlb.model.instance_refresh import InstanceRefresh
+from fastlb.model.launch_template import LaunchTemplate
 from fastlb.model.listener import Listener
 from fastlb.model.settings import declared
 from fastlb.model.target_group import TargetGroup

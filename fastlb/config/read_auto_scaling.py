@@ -20,14 +20,10 @@ from fastlb.config.read_policies import (
 )
 from fastlb.config.table import NAME, NAME_EXPECTED, Table, check_setting, child
 from fastlb.config.values import COMMAND_EXAMPLE, WrongItems, from_toml, wrong
-from fastlb.model.auto_scaling import (
-    DEFAULT_POLICIES,
-    PROFILES,
-    REFRESH_PROFILES,
-    AutoScalingGroup,
-    InstanceRefresh,
-    LaunchTemplate,
-)
+from fastlb.model.auto_scaling import PROFILES, AutoScalingGroup
+from fastlb.model.instance_refresh import REFRESH_PROFILES, InstanceRefresh
+from fastlb.model.launch_template import LaunchTemplate
+from fastlb.model.scaling_policy import DEFAULT_POLICIES
 from fastlb.model.settings import declared, default_of
 
 COMMAND_PATH = "the command after --"

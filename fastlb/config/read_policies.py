@@ -20,10 +20,10 @@ from fastlb.config.amounts import (
 )
 from fastlb.config.table import Table
 from fastlb.config.values import did_you_mean, from_toml, read_choice, read_count, read_text, wrong
-from fastlb.model.auto_scaling import (
+from fastlb.model.auto_scaling import AutoScalingGroup
+from fastlb.model.scaling_policy import (
     METRICS,
     AdjustmentType,
-    AutoScalingGroup,
     Comparison,
     Metric,
     ScalingPolicy,

@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 
 from fastlb.config.places import right_place
 from fastlb.config.values import COMMAND_EXAMPLE, WrongItems, did_you_mean, from_toml, got, wrong
-from fastlb.model.auto_scaling import LaunchTemplate
 from fastlb.model.health_check import HealthCheck
+from fastlb.model.launch_template import LaunchTemplate
 from fastlb.model.settings import declared
 
 T = TypeVar("T")

@@ -15,17 +15,11 @@ from typing import Any
 from fastlb.config.amounts import write_amount
 from fastlb.config.read_policies import ADJUSTMENTS
 from fastlb.config.write_values import format_duration, to_toml_value
-from fastlb.model.auto_scaling import (
-    AutoScalingGroup,
-    LaunchTemplate,
-    ScalingPolicy,
-    Scheduled,
-    Step,
-    StepScaling,
-    TargetTracking,
-)
+from fastlb.model.auto_scaling import AutoScalingGroup
 from fastlb.model.configuration import Configuration
+from fastlb.model.launch_template import LaunchTemplate
 from fastlb.model.listener import Action, Forward, Listener, Redirect, Rule
+from fastlb.model.scaling_policy import ScalingPolicy, Scheduled, Step, StepScaling, TargetTracking
 from fastlb.model.settings import declared
 from fastlb.model.target_group import TargetGroup
 

@@ -1,4 +1,4 @@
-"""How targets come and leave while requests run, Instances and those that an operator adds or removes.
+"""How targets come and leave while requests run, those of Instances and all others.
 
 Implements `auto_scaling.targets` over the parts that the supervisor has. The question that matters
 here is when a target is really out of use: each worker acts on its own copy of the table, and says
@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from fastlb.auto_scaling.targets import TargetCounts, TargetSight
 from fastlb.control_plane.health_monitor import HealthMonitor
 from fastlb.control_plane.publication import Publication
-from fastlb.control_plane.target_registry import RegisteredTarget, TargetRegistry
+from fastlb.control_plane.registered_target import RegisteredTarget
+from fastlb.control_plane.target_registry import TargetRegistry
 from fastlb.control_plane.totals import Totals
 from fastlb.model.address import Address
 from fastlb.model.target_group import Target
@@ -42,8 +43,6 @@ class GroupTargets:
         self._parts = parts
         self._retired: list[tuple[int, int]] = []
         """(index, the generation that does not name it): to be given away again."""
-        self._leaving: list[InstanceTarget] = []
-        """Targets that are no Instances, until nothing is in flight at them."""
         self._idle_since: dict[int, int] = {}
         """Of these by index: when nothing was in flight first (CLOCK_MONOTONIC, ns)."""
 
@@ -54,24 +53,6 @@ class GroupTargets:
         parts.monitor.see_new()
         return InstanceTarget(self, parts, target)
 
-    def leave(self, target: RegisteredTarget) -> None:
-        """Let a target go that is no Instance: nothing new from now on, and out of the table when all
-        that it has is finished, however long that takes. `look` sees to that."""
-        if target.draining:
-            return  # somebody sees it out already
-        one = InstanceTarget(self, self._parts, target)
-        one.drain()
-        self._leaving.append(one)
-
-    def look(self) -> None:
-        """Some times a second: who that leaves is out of use, and whose column is free?"""
-        settled = [one for one in self._leaving if one.settled]
-        self._leaving = [one for one in self._leaving if one not in settled]
-        for one in settled:
-            if one.is_registered:
-                one.deregister()
-        self.release_retired()
-
     def idle(self, targets: Iterable[RegisteredTarget], since: int) -> bool:
         """Whether nothing is in flight at these targets, which get nothing new as of the generation
         `since`; in this order, as of `settled`."""
@@ -81,7 +62,7 @@ class GroupTargets:
         )
 
     def handle(self, target: RegisteredTarget) -> InstanceTarget:
-        """Of a target that the configuration has registered, to take it out as an Instance's is."""
+        """Of a target that others have registered, to take it out as an Instance's is."""
         return InstanceTarget(self, self._parts, target)
 
     def percentile(self, histogram: Sequence[int], share: float) -> float | None:
@@ -94,7 +75,7 @@ class GroupTargets:
         return generation
 
     def release_retired(self) -> None:
-        """Give back the columns of the counters that nobody writes any more."""
+        """Some times a second: give back the columns of the counters that nobody writes any more."""
         parts = self._parts
         left = []
         for index, generation in self._retired:

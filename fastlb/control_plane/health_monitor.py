@@ -17,8 +17,9 @@ from collections.abc import Callable
 from functools import partial
 
 from fastlb.control_plane.health_probes import Probe, ProbePlan, Prober, ProbeResult, plan_probe
+from fastlb.control_plane.registered_target import RegisteredTarget
 from fastlb.control_plane.stall_detection import Sight, decide
-from fastlb.control_plane.target_registry import RegisteredTarget, TargetRegistry
+from fastlb.control_plane.target_registry import TargetRegistry
 from fastlb.control_plane.wording import count_of
 from fastlb.model.target_health import (
     CheckFailed,

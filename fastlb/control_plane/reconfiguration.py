@@ -17,19 +17,20 @@ from dataclasses import dataclass, field, replace
 from fastlb.control_plane.administration import Administration
 from fastlb.control_plane.administration import Prepared as PreparedAdmin
 from fastlb.control_plane.departures import Departures
-from fastlb.control_plane.group_targets import Parts
+from fastlb.control_plane.group_targets import GroupTargets, Parts
+from fastlb.control_plane.leadership import Leadership
 from fastlb.control_plane.listen_sockets import ListenSockets, SocketChange
 from fastlb.control_plane.listener_columns import ListenerColumns
+from fastlb.control_plane.name_resolution import resolve, resolve_all
 from fastlb.control_plane.operator_overrides import OperatorOverrides
-from fastlb.control_plane.scaling import Scaling, with_holds
+from fastlb.control_plane.scaling import with_holds
 from fastlb.control_plane.surroundings import check_access_log
-from fastlb.control_plane.target_registry import resolve, resolve_all
+from fastlb.control_plane.used_groups import forwarded_to, used_groups
 from fastlb.control_plane.worker_pool import Worker, WorkerPool
 from fastlb.errors import FastlbError
 from fastlb.model.address import Address
 from fastlb.model.auto_scaling import AutoScalingGroup
 from fastlb.model.configuration import Configuration
-from fastlb.model.listener import Forward, Listener
 from fastlb.model.target_group import TargetGroup
 from fastlb.target_table.counters import LISTENERS, ROWS
 from fastlb.target_table.counters import Worker as Head
@@ -92,7 +93,8 @@ class Reconfiguration:
     sockets: ListenSockets
     pool: WorkerPool
     parts: Parts
-    scaling: Scaling
+    targets: GroupTargets
+    leadership: Leadership
     departures: Departures
     overrides: OperatorOverrides
     columns: ListenerColumns
@@ -126,7 +128,7 @@ class Reconfiguration:
             configuration = lingering.added_to(concrete)
             used = used_groups(configuration) | {one.name for one in lingering.target_groups}
             self.parts.registry.check(configuration.target_groups, resolved)
-            self.scaling.check(configuration, used)
+            self.leadership.scaling.check(configuration, used)
             self._check_overrides(concrete)
             _check_size(configuration, len(self.parts.registry), change.slots)
             keys = {listener_key(one) for one in configuration.listeners}
@@ -222,7 +224,7 @@ class Reconfiguration:
         self.parts.registry.ask_anew()
         self.configuration, self._lingering = configuration, lingering
         self.swap(configuration)
-        self.scaling.reload(configuration, used)
+        self.leadership.scaling.reload(configuration, used)
         self.parts.monitor.see_checks()
         self.parts.monitor.see_new()
         for target in gone:
@@ -260,7 +262,7 @@ class Reconfiguration:
     def _late(self, *, waiting: bool = False) -> list[str]:
         """Who does not act on the new table; while `waiting` those who died are left out, for what they
         are waiting for may be far away."""
-        blind = set(self.scaling.targets.blind(self._generation))
+        blind = set(self.targets.blind(self._generation))
         late = []
         for worker in self.pool.workers:
             who = f"worker {worker.index}" + (f" (pid {worker.pid})" if worker.pid else "")
@@ -284,7 +286,7 @@ class Reconfiguration:
             return
         if time.monotonic() < self._lingering.until:
             leaving = self.parts.totals.head(Head.LEAVING)
-            if leaving or self.scaling.targets.blind(self._generation):
+            if leaving or self.targets.blind(self._generation):
                 return
         async with self.lock:
             names = {one.name for one in self._lingering.target_groups}
@@ -295,23 +297,6 @@ class Reconfiguration:
             left = replace(old, target_groups=kept, auto_scaling_groups=groups)
             log.info("removed listeners have no clients any more: %s go", ", ".join(sorted(names)))
             self._take_over(left, Lingering(), {})
-
-
-def forwarded_to(listeners: list[Listener] | tuple[Listener, ...]) -> frozenset[str]:
-    """The target groups to which one of the listeners forwards."""
-    actions = [
-        action
-        for listener in listeners
-        for action in (listener.default, *(rule.action for rule in listener.rules))
-    ]
-    return frozenset(
-        one.group for action in actions if isinstance(action, Forward) for one in action.groups
-    )
-
-
-def used_groups(configuration: Configuration) -> frozenset[str]:
-    """The target groups to which some listener forwards."""
-    return forwarded_to(configuration.listeners)
 
 
 def _check_size(configuration: Configuration, registered: int, slots: int) -> None:

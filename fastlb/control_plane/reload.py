@@ -34,12 +34,27 @@ somebody has seen to it that it can, and has named it here."""
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """Where the configuration comes from. `load` reads it with the flags of the start and raises
-    FastlbError; `differences` says what differs, a line for each; `path` is the file to watch."""
+class Given:
+    """What was read: `configuration` with the flags of the start, `of_file` what the file alone says."""
 
-    load: Callable[[], Configuration]
-    differences: Callable[[Configuration, Configuration], list[str]]
+    configuration: Configuration
+    of_file: Configuration
+
+
+Says = Callable[[Configuration, Configuration], list[str]]
+"""What differs between two of them, a line for each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where the configuration comes from. `load` reads it and raises FastlbError; `at_start` is what it
+    gave then; `differences` says what differs, and `overridden` what differs in the file alone and is
+    not used, since the command line says otherwise; `path` is the file to watch."""
+
+    at_start: Given
+    load: Callable[[], Given]
+    differences: Says
+    overridden: Says
     path: Path | None = None
 
 
@@ -76,36 +91,40 @@ class Live(Protocol[P]):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What differs, or would; who does not act on it in time; and whether it was only asked for."""
+    """What differs, or would; what differs in the file and is not used; who does not act on it in
+    time; and whether it was only asked for."""
 
     changed: list[str]
+    overridden: list[str]
     late: list[str]
     dry_run: bool
 
     def lines(self) -> list[str]:
+        return [*self.changed, *self.overridden, *self._last_line()]
+
+    def _last_line(self) -> list[str]:
+        count = count_of(len(self.changed), "change")
         if not self.changed:
             return ["nothing has changed"]
         if self.dry_run:
-            return [*self.changed, f"{count_of(len(self.changed), 'change')}, not applied"]
-        count = count_of(len(self.changed), "change")
-        return [*self.changed, *([] if self.late else [f"{count} in force"])]
+            return [f"{count}, not applied"]
+        return [] if self.late else [f"{count} in force"]
 
 
 class Reload:
-    """Knows what was configured last. `not_in_force` tells what is configured and not what is used,
+    """Knows what was given last. `not_in_force` tells what is configured and not what is used,
     since it was rolled back; `under_way` is entered while a reload is; `told` hears what changed."""
 
     def __init__(
         self,
-        given: Configuration,
         source: Source | None,
         live: Live[Any],
         not_in_force: Callable[[], list[str]] = list,
         under_way: Callable[[], AbstractContextManager[None]] = nullcontext,
         told: Callable[[str], None] = lambda changes: None,
     ) -> None:
-        self._given = given
         self._source = source
+        self._given: Given | None = None
         self._live = live
         self._not_in_force = not_in_force
         self._under_way = under_way
@@ -167,12 +186,13 @@ class Reload:
                 return await self._reload(source, dry_run)
 
     async def _reload(self, source: Source, dry_run: bool) -> Outcome:
+        before = self._given or source.at_start
         try:
             self._refuse_while_stopping()
             found = await asyncio.to_thread(source.load)
-            refuse_fixed(self._given, found)
-            changed = await asyncio.to_thread(source.differences, self._given, found)
-            prepared = await self._live.prepare(found)
+            refuse_fixed(before.configuration, found.configuration)
+            changed, overridden = await asyncio.to_thread(_compare, source, before, found)
+            prepared = await self._live.prepare(found.configuration)
             try:
                 self._refuse_while_stopping()
                 if not dry_run:
@@ -191,7 +211,7 @@ class Reload:
         except FastlbError as error:
             raise ValueError(str(error)) from None
         late = [] if dry_run else await self._live.in_force()
-        return Outcome(changed, late, dry_run)
+        return Outcome(changed, overridden, late, dry_run)
 
     def _refuse_while_stopping(self) -> None:
         if self._live.stopping:
@@ -211,6 +231,13 @@ class Reload:
             task.cancel()
         if self._tasks:
             await asyncio.wait(set(self._tasks))
+
+
+def _compare(source: Source, old: Given, new: Given) -> tuple[list[str], list[str]]:
+    return (
+        source.differences(old.configuration, new.configuration),
+        source.overridden(old.of_file, new.of_file),
+    )
 
 
 def _log(outcome: Outcome) -> None:

@@ -20,7 +20,7 @@ from fastlb.auto_scaling.headroom import Headroom
 from fastlb.auto_scaling.instance import why_not_startable
 from fastlb.auto_scaling.process import ids_of, kill_marked
 from fastlb.auto_scaling.records import InstanceRecord, Records
-from fastlb.control_plane.group_targets import GroupTargets, Parts
+from fastlb.control_plane.group_targets import GroupTargets
 from fastlb.control_plane.run_dir import RunDir
 from fastlb.errors import FastlbError
 from fastlb.history import History
@@ -37,23 +37,23 @@ HELD_AGAIN = 5.0
 
 class Scaling:
     """The groups by their names, those left out to whose target group no listener forwards: their
-    instances would never be checked. `before` is what `leave` ended. Raises FastlbError for a user of a
-    launch template that cannot be."""
+    instances would never be checked. Raises FastlbError for a user of a launch template that cannot
+    be."""
 
     def __init__(
         self,
         configuration: Configuration,
         used_groups: Collection[str],
         run_dir: RunDir,
-        parts: Parts,
-        before: Scaling | None = None,
+        targets: GroupTargets,
+        strangers: Callable[[], bool],
     ) -> None:
         self.activities = History(run_dir.path / "activities.jsonl")
         self.decisions = History(run_dir.path / "decisions.jsonl")
         self._run_dir = run_dir
         self._records = Records(run_dir.path)
-        self.targets: GroupTargets = GroupTargets(parts) if before is None else before.targets
-        self._strangers = parts.strangers
+        self._targets = targets
+        self._strangers = strangers
         self._unwanted: dict[str, str] = {}
         """Instances that are to end, by their ids, and why."""
         self._ticking: asyncio.TimerHandle | None = None
@@ -79,7 +79,7 @@ class Scaling:
         group = Group(
             settings,
             place,
-            self.targets,
+            self._targets,
             self._records,
             self.activities,
             self.decisions,
@@ -253,7 +253,7 @@ class Scaling:
             self._guarded(group, Group.tick)
         if self._unwanted and not self._strangers():
             self._kill_unwanted()
-        self.targets.look()
+        self._targets.release_retired()
 
     def _end_ticking(self) -> None:
         if self._ticking is not None:

@@ -20,6 +20,7 @@ from fastlb.admin.reading import (
 )
 from fastlb.auto_scaling.usage import parse_stat
 from fastlb.control_plane.instance import Instance
+from fastlb.control_plane.registered_target import RegisteredTarget
 from fastlb.control_plane.target_counts import (
     ListenerLatencies,
     TargetCounts,
@@ -28,7 +29,6 @@ from fastlb.control_plane.target_counts import (
     counts_of,
     latencies,
 )
-from fastlb.control_plane.target_registry import RegisteredTarget
 from fastlb.control_plane.worker_pool import Worker
 from fastlb.history import History
 from fastlb.model.listener import Forward, Listener

@@ -16,7 +16,7 @@ import psutil
 
 import fastlb
 from fastlb.control_plane.instance import Instance
-from fastlb.control_plane.target_registry import RegisteredTarget
+from fastlb.control_plane.registered_target import RegisteredTarget
 from fastlb.control_plane.worker_pool import Worker
 from fastlb.model.health_check import HealthCheck
 from fastlb.model.listener import Action, Forward, Listener, Redirect

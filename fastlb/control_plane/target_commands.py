@@ -14,8 +14,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from fastlb.control_plane.group_targets import Parts
+from fastlb.control_plane.departures import Departures
+from fastlb.control_plane.group_targets import GroupTargets, Parts
+from fastlb.control_plane.name_resolution import resolve
 from fastlb.control_plane.operator_overrides import OperatorOverrides
+from fastlb.control_plane.registered_target import RegisteredTarget
 from fastlb.control_plane.scaling import Scaling
 from fastlb.control_plane.target_impact import NO_IMPACT, Impact, impact_of_losing
 from fastlb.control_plane.target_lookup import (
@@ -28,7 +31,6 @@ from fastlb.control_plane.target_lookup import (
     text_of,
 )
 from fastlb.control_plane.target_naming import Named
-from fastlb.control_plane.target_registry import RegisteredTarget, resolve
 from fastlb.control_plane.wording import count_of
 from fastlb.errors import FastlbError
 from fastlb.model.address import parse_target_address
@@ -42,6 +44,7 @@ from fastlb.model.target_override import (
     WeightOverride,
     parse_weight,
 )
+from fastlb.target_table.layout import TargetEntry
 
 log = logging.getLogger("fastlb.targets")
 
@@ -61,12 +64,18 @@ class TargetCommands:
     def __init__(
         self,
         parts: Parts,
+        targets: GroupTargets,
+        departures: Departures,
         overrides: OperatorOverrides,
         scaling: Scaling,
+        drain_timeout: Callable[[], float],
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._parts = parts
         self._registry = parts.registry
+        self._targets = targets
+        self._departures = departures
+        self._drain_timeout = drain_timeout
         self._overrides = overrides
         self._scaling = scaling
         self._lookup = TargetLookup(parts.registry, overrides, scaling)
@@ -220,7 +229,7 @@ class TargetCommands:
         return self._answer(meant, said, trouble or _until_stopped(meant))
 
     async def remove(self, request: Request) -> Answer:
-        """Drained first; gone when nothing is in flight there any more."""
+        """Drained first; gone when nothing is in flight there any more, or at the drain timeout."""
         return await self._waited(request, lambda: self._let_go(request))
 
     def _let_go(self, request: Request) -> Answer:
@@ -239,14 +248,18 @@ class TargetCommands:
         removed = Removed(self._clock(), reason) if configured else None
         trouble = self._overrides.set(meant.key, Override(removed=removed))
         self._told(meant.target, "removed by an operator", reason)
-        self._scaling.targets.leave(meant.target)
+        drain_timeout = self._drain_timeout()
+        self._departures.leave(meant.target, drain_timeout)
         self._tell_impact(meant, impact)
         stays = (
             f"; it is configured, and stays out until fastlb target add {meant.key[0]} {meant.key[1]}"
             if configured
             else ""
         )
-        said = f"{meant} is removed as soon as nothing is in flight there{stays}"
+        said = (
+            f"{meant} is removed as soon as nothing is in flight there, and after "
+            f"{drain_timeout:g} s (drain_timeout) at the latest{stays}"
+        )
         return self._answer(meant, said, trouble, impact)
 
     # -- waiting
@@ -271,13 +284,13 @@ class TargetCommands:
             members = [one for one in self._registry.members(group) if str(one.address) == address]
             out = [one for one in members if not one.active]
             back = bool(members) and not out
-            # One that was removed is through when it is gone.
-            leaving = any(one.draining for one in out)
-            idle = not leaving and (not out or self._scaling.targets.idle(out, since))
+            # One that was removed is through when it is gone, and what it had then as well.
+            leaving = any(one.draining for one in out) or self._gone_with(group, address)
+            idle = not leaving and (not out or self._targets.idle(out, since))
             if idle or time.monotonic() >= deadline:
                 break
             await asyncio.sleep(LOOK_SECONDS)
-        in_flight = sum(self._in_flight(one) for one in out)
+        in_flight = sum(self._in_flight(one) for one in out) + self._gone_with(group, address)
         return {
             "idle": idle and not back,
             "back": back,
@@ -285,7 +298,15 @@ class TargetCommands:
             "strangers": self._parts.strangers(),
         }
 
-    def _in_flight(self, target: RegisteredTarget) -> int:
+    def _gone_with(self, group: str, address: str) -> int:
+        """What is in flight still at one that was deregistered at its drain timeout."""
+        return sum(
+            self._in_flight(one)
+            for one in self._registry.leaving()
+            if (one.group, one.address) == (group, address)
+        )
+
+    def _in_flight(self, target: RegisteredTarget | TargetEntry) -> int:
         return self._parts.counters.target(target.index, self._parts.rows).in_flight
 
     # -- what is said

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from fastlb.control_plane.target_registry import RegisteredTarget
+from fastlb.control_plane.registered_target import RegisteredTarget
 from fastlb.control_plane.wording import count_of
 
 

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastlb.control_plane.operator_overrides import OperatorOverrides
+from fastlb.control_plane.registered_target import RegisteredTarget
 from fastlb.control_plane.scaling import Scaling
 from fastlb.control_plane.target_naming import Named, find
-from fastlb.control_plane.target_registry import RegisteredTarget, TargetRegistry
+from fastlb.control_plane.target_registry import TargetRegistry
 from fastlb.model.target_override import Key, Override, key_of
 
 LONGEST_REASON = 200

@@ -7,159 +7,22 @@ call of `changed`. Knows no probe and no worker; when to publish is the supervis
 from __future__ import annotations
 
 import heapq
-import ipaddress
 import logging
-import socket
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from fractions import Fraction
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
+from fastlb.control_plane.eligibility import Eligibility
+from fastlb.control_plane.name_resolution import Resolved, first_of, resolve
+from fastlb.control_plane.registered_target import RegisteredTarget, rescale
 from fastlb.errors import FastlbError
 from fastlb.model.address import Address
-from fastlb.model.target_group import Target, TargetGroup, TargetState
+from fastlb.model.target_group import Target, TargetGroup
 from fastlb.model.target_health import Observation, TargetHealth, Transition
 from fastlb.model.target_override import NOTHING, Override
 from fastlb.target_table.counters import TARGETS, Counters
 from fastlb.target_table.layout import TargetEntry
 
 log = logging.getLogger("fastlb.health")
-
-Resolved = Mapping[Address, Sequence[Address]]
-"""What the targets' host names were found to be, the first choice first."""
-SHARE_STEPS = 16
-"""Weights are whole numbers: a share of one is told to a sixteenth."""
-PERCENT_STEPS = 100
-"""The same of percent of a weight."""
-
-
-class RegisteredTarget:
-    """One target of one group, under its column index of the counters."""
-
-    __slots__ = (
-        "_entry",
-        "address",
-        "changed",
-        "draining",
-        "group",
-        "health",
-        "index",
-        "override",
-        "scale",
-        "share",
-        "target",
-        "used",
-    )
-
-    def __init__(
-        self,
-        index: int,
-        group: TargetGroup,
-        target: Target,
-        address: Address,
-        health: TargetHealth,
-        used: bool,
-        override: Override = NOTHING,
-    ) -> None:
-        self.index = index
-        self.group = group
-        self.target = target
-        self.address = address
-        self.health = health
-        self.used = used
-        self.override = override
-        """What an operator said of it, on top of `target`, which is what is configured."""
-        self.draining = False
-        """Whether it leaves for good; one that an operator has drained may come back."""
-        self.share = 1.0
-        """Of what its weight would give it: less in a slow start."""
-        self.scale = 1
-        """What the weights of its group are multiplied by, so that a share of one is a whole number."""
-        self.changed: Callable[[], None] = _nobody_asks
-        """Called after each change of its health."""
-        self._entry: TargetEntry | None = None
-
-    @property
-    def state(self) -> TargetState:
-        if self.draining:
-            return "draining"
-        if not self.used:
-            return "unused"
-        out = self.override.out
-        if out is not None:
-            return "draining" if out.mode == "drained" else "disabled"
-        return self.health.state
-
-    @property
-    def watched(self) -> bool:
-        """Whether its health is looked after: also while it is drained, so that it can come back."""
-        out = self.override.out
-        return self.used and not self.draining and (out is None or out.mode == "drained")
-
-    @property
-    def active(self) -> bool:
-        """Whether it may get new requests at all, if only by failing open."""
-        return self.watched and self.override.out is None and bool(self.weight)
-
-    @property
-    def weight(self) -> int | Fraction:
-        """As configured, or as an operator says."""
-        override, configured = self.override.weight, self.target.weight
-        return configured if override is None else override.of(configured)
-
-    @property
-    def eligible(self) -> bool:
-        """Whether it gets new requests while the group does not fail open."""
-        return self.active and self.health.state == "healthy" and not self.health.suspect
-
-    @property
-    def entry(self) -> TargetEntry:
-        if self._entry is None:
-            self._entry = TargetEntry(
-                self.index,
-                self.group.name,
-                str(self.address),
-                self._weight(),
-                self.target.backup,
-                self.state,
-                # Of one that is unhealthy, `draining` alone would not tell those who wait on it that
-                # they had better go elsewhere.
-                self.health.suspect
-                or (self.state == "draining" and self.health.state == "unhealthy"),
-                self.health.epoch,
-            )
-        return self._entry
-
-    def _weight(self) -> int:
-        whole = self.weight * self.scale
-        return max(round(whole * self.share), 1) if whole else 0
-
-    def touch(self) -> None:
-        """The entry is to be made anew."""
-        self._entry = None
-
-    def describe(self, now: float) -> str:
-        """Why it is in its state, for `fastlb status`."""
-        if self.draining:
-            return "finishing the requests that it has"
-        if not self.used:
-            return f"no listener forwards to group {self.group.name}"
-        if self.state == "disabled":
-            return "not checked"
-        if self.override.out is not None:
-            return f"{self.health.state}: {self.health.describe(now)}"
-        return self.health.describe(now)
-
-    @property
-    def log_fields(self) -> dict[str, str]:
-        """Who a log record with it as an argument is about."""
-        return {"target": str(self.address), "group": self.group.name}
-
-    def __str__(self) -> str:
-        return f"target {self.address} of group {self.group.name}"
-
-
-def _nobody_asks() -> None:
-    pass
 
 
 def tell_nobody(kind: str, subject: str, what: str, cause: str) -> None:
@@ -195,10 +58,9 @@ class TargetRegistry:
         self._at: dict[tuple[str, Address], RegisteredTarget] = {}
         self._unreleased: dict[int, TargetEntry] = {}
         self._released: list[int] = []
-        self._eligible = dict.fromkeys(self._groups, 0)
+        self._eligible = Eligibility(self._groups)
         self._configured: dict[tuple[str, Address], RegisteredTarget] = {}
         """What stands in the configuration, by group and address as written there."""
-        self._failing_open: set[str] = set()
         self.membership = 0
         """Grows whenever a target comes, drains or goes."""
         self.told: Callable[[str, str, str, str], None] = tell_nobody
@@ -210,7 +72,7 @@ class TargetRegistry:
         for group in self._groups.values():
             for target in group.targets:
                 self._configured[group.name, target.address] = self._add(group, target)
-            self._rescale(group.name)
+            rescale(self._members[group.name].values())
 
     def __iter__(self) -> Iterator[RegisteredTarget]:
         return iter(self._targets.values())
@@ -252,7 +114,7 @@ class TargetRegistry:
         """Add a target; it gets requests after its first passed check. `resolved` is its address where
         a name was looked up already."""
         added = self._add(self._groups[group], target, resolved)
-        self._rescale(group)
+        rescale(self._members[group].values())
         log.info("%s registered", added)
         self.told("routing", str(added.address), "registered", f"in group {group}")
         self._changed()
@@ -263,19 +125,8 @@ class TargetRegistry:
         target = self._targets[index]
         target.share = share
         target.touch()
-        self._rescale(target.group.name)
+        rescale(self._members[target.group.name].values())
         self._changed()
-
-    def _rescale(self, group: str) -> None:
-        """All weights of a group in sixteenths while one of its targets has less than its share."""
-        members = self._members[group].values()
-        scale = SHARE_STEPS if any(one.share < 1 for one in members) else 1
-        if any(one.weight.denominator > 1 for one in members):
-            scale = PERCENT_STEPS
-        for one in members:
-            if one.scale != scale:
-                one.scale = scale
-                one.touch()
 
     def say(self, index: int, override: Override, what: str, cause: str) -> None:
         """An operator says this of the target from now on; `what` changed by it, and why."""
@@ -296,16 +147,10 @@ class TargetRegistry:
         self._changed()
 
     def _override(self, target: RegisteredTarget, override: Override) -> None:
-        eligible, was_watched = target.eligible, target.watched
-        target.override = override
-        if target.watched and not was_watched:
-            # Nobody knows what became of it meanwhile; the epoch goes on for the workers' sake.
-            epoch = target.health.epoch
-            target.health = TargetHealth.new(target.group.health_check, self._clock())
-            target.health.epoch = epoch + 1
-        target.touch()
-        self._rescale(target.group.name)
-        self._eligible[target.group.name] += target.eligible - eligible
+        eligible = target.eligible
+        target.put_under(override, self._clock())
+        rescale(self._members[target.group.name].values())
+        self._eligible.add(target.group.name, target.eligible - eligible)
         self.membership += 1
 
     def drain(self, index: int) -> None:
@@ -330,7 +175,7 @@ class TargetRegistry:
             self.left(target.group.name, target.target)
         self._unreleased[index] = target.entry
         self.membership += 1
-        self._rescale(target.group.name)
+        rescale(self._members[target.group.name].values())
         log.info("%s deregistered", target)
         self.told("routing", str(target.address), "deregistered", f"of group {target.group.name}")
         self._note_fail_open(target.group.name, was_eligible=True)
@@ -349,7 +194,7 @@ class TargetRegistry:
             seen: dict[Address, Target] = {}
             for target in group.targets:
                 known = self._stays(group.name, target, resolved)
-                address = known.address if known is not None else _first(target, resolved)
+                address = known.address if known is not None else first_of(target, resolved)
                 if address in seen:
                     raise FastlbError(
                         f"target_groups.{group.name}.targets: {target.address} is "
@@ -379,26 +224,26 @@ class TargetRegistry:
         named = {group.name: group for group in groups}
         for name in self._groups.keys() - named.keys():
             if not self._members[name]:
-                del self._groups[name], self._members[name], self._eligible[name]
-                self._failing_open.discard(name)
+                del self._groups[name], self._members[name]
+                self._eligible.forget(name)
         self._groups |= named
         self._used_groups = frozenset(used_groups)
         for name, group in named.items():
             for member in self._members.setdefault(name, {}).values():
-                _renew(member, group, name in self._used_groups, now)
+                member.renew(group, name in self._used_groups, now)
         before, self._configured = self._configured, {}
         for name, group in named.items():
             for target in group.targets:
                 known = self._stays(name, target, resolved, before)
                 if known is None:
-                    known = self._take_up(group, target, _first(target, resolved))
+                    known = self._take_up(group, target, first_of(target, resolved))
                 elif known.target != target:
                     known.target = target
                     known.touch()
                 self._configured[name, target.address] = known
         for name, members in self._members.items():
-            self._eligible[name] = sum(member.eligible for member in members.values())
-            self._rescale(name)
+            self._eligible.recount(name, members.values())
+            rescale(self._members[name].values())
         self.membership += 1
         self._changed()
         kept = {known.index for known in self._configured.values()}
@@ -441,10 +286,10 @@ class TargetRegistry:
         for target in self._targets.values():
             found = known.get((target.group.name, str(target.address)))
             if found is not None:
-                self._eligible[target.group.name] -= target.eligible
+                self._eligible.add(target.group.name, -target.eligible)
                 check = target.group.health_check
                 target.health = TargetHealth.taken_over(check, found[0], found[1], now)
-                self._eligible[target.group.name] += target.eligible
+                self._eligible.add(target.group.name, target.eligible)
                 target.touch()
         self.membership += 1
         self._changed()
@@ -458,7 +303,7 @@ class TargetRegistry:
         if transition is None:
             return None
         target.touch()
-        self._eligible[target.group.name] += target.eligible - eligible
+        self._eligible.add(target.group.name, target.eligible - eligible)
         failed = transition.new == "unhealthy" and transition.old != "unhealthy"
         worse = failed or (eligible and not target.eligible)
         level = logging.WARNING if worse else logging.INFO
@@ -492,52 +337,22 @@ class TargetRegistry:
         added = RegisteredTarget(index, group, target, address, health, used, override)
         self._targets[index] = self._members[group.name][index] = added
         self._at[group.name, address] = added
-        self._eligible[group.name] = self._eligible.get(group.name, 0) + added.eligible
+        self._eligible.add(group.name, added.eligible)
         self.membership += 1
         return added
 
     def _set_draining(self, target: RegisteredTarget) -> None:
-        self._eligible[target.group.name] -= target.eligible
+        self._eligible.add(target.group.name, -target.eligible)
         target.draining = True
         target.touch()
         self.membership += 1
 
     def _note_fail_open(self, group: str, was_eligible: bool) -> None:
-        """Log where the group begins or ends to fail open.
-
-        At the start all are `initial`, and that is not yet worth a line: it is once one that was
-        eligible went, or nobody is left who could still turn out to be well.
-        """
-        if self._eligible[group]:
-            if group in self._failing_open:
-                self._failing_open.discard(group)
-                log.warning("group %s has a healthy target again: no longer failing open", group)
-                self.told("routing", group, "no longer failing open", "a target is healthy again")
-            return
-        if group in self._failing_open:
-            return
-        active = [target for target in self._members[group].values() if target.active]
-        if active and (was_eligible or not any(t.health.state == "initial" for t in active)):
-            self._failing_open.add(group)
-            who = f"all {len(active)} targets" if len(active) > 1 else "the only target"
-            are = "are" if len(active) > 1 else "is"
-            log.warning("%s of group %s %s unhealthy: failing open", who, group, are)
-            self.told("routing", group, "failing open", f"{who} {are} unhealthy")
-
-
-def _renew(target: RegisteredTarget, group: TargetGroup, used: bool, now: float) -> None:
-    """Its group is configured anew."""
-    check = group.health_check
-    target.group = group
-    if used and not target.used:
-        # Nobody has looked at it meanwhile. Evidence of before is older than what comes.
-        epoch = target.health.epoch
-        target.health = TargetHealth.new(check, now)
-        target.health.epoch = epoch + 1
-    elif target.health.check != check:
-        target.health.renew(check, now)
-    target.used = used
-    target.touch()
+        """Tell where the group begins or ends to fail open."""
+        members = self._members[group].values()
+        news = self._eligible.news(group, members, was_eligible=was_eligible)
+        if news is not None:
+            self.told("routing", group, *news)
 
 
 def _said(transition: Transition) -> str:
@@ -549,39 +364,3 @@ def _states_and_reason(transition: Transition) -> tuple[str, str]:
     if transition.old != transition.new:
         return f"{transition.old} -> {transition.new}", transition.reason
     return "suspect" if transition.suspect else "no longer suspect", transition.reason
-
-
-def resolve(address: Address, group: str) -> Address:
-    """The address with an IP literal in the place of a host name, which is looked up now."""
-    return resolve_all(address, group)[0]
-
-
-def resolve_all(address: Address, group: str) -> list[Address]:
-    """All addresses of a host name, the first choice first. May take long: DNS. Raises FastlbError."""
-    if address.is_unix or _is_literal(address.host):
-        return [address]
-    try:
-        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise FastlbError(
-            f"target {address} of group {group}: cannot resolve {address.host!r}: "
-            f"{error.strerror or error}; use an IP address, or a name that this host can resolve"
-        ) from error
-    # An app on "localhost" mostly listens on 127.0.0.1 alone, while the resolver names ::1 first.
-    if address.host == "localhost":
-        found.sort(key=lambda one: one[0] != socket.AF_INET)
-    return [Address(host=str(one[4][0]), port=address.port) for one in found]
-
-
-def _first(target: Target, resolved: Resolved) -> Address:
-    """Where a target is, from the names that were looked up before."""
-    found = resolved.get(target.address)
-    return found[0] if found else target.address
-
-
-def _is_literal(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True

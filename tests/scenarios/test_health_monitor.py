@@ -24,7 +24,8 @@ from fastlb.control_plane.health_probes import (
     judge_answer,
     plan_probe,
 )
-from fastlb.control_plane.target_registry import RegisteredTarget, TargetRegistry
+from fastlb.control_plane.registered_target import RegisteredTarget
+from fastlb.control_plane.target_registry import TargetRegistry
 from fastlb.model.address import Address
 from fastlb.model.health_check import HealthCheck
 from fastlb.model.target_group import Target, TargetGroup

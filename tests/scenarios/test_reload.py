@@ -118,6 +118,7 @@ def test_a_wrong_configuration_changes_nothing(run_root: Path, one: DemoTarget) 
         web = group("web", [one])
         for parts, why in (
             (["[[listeners]]\n"], "listeners"),
+            (["workers = = 2\n"], r"\.toml: line 1, column 11: Invalid value"),
             ([listener(where, "wbe"), web], r'listeners\[0\].*did you mean "web"'),
             (
                 [listener(where), listener(new), listener(used), web],
@@ -145,6 +146,11 @@ def test_a_wrong_configuration_changes_nothing(run_root: Path, one: DemoTarget) 
         result = load.stop()
         assert not result.failures, result
         assert fastlb.reload(listener(where), web) == []
+        fastlb.write("workers = 2\n", listener(where), web)
+        assert ask(fastlb.run_dir / fastlb.name, "reload")["said"] == (
+            "workers: is set on the command line (--workers); the file's value is not used\n"
+            "nothing has changed"
+        )
         fastlb.stop()
 
 

@@ -403,3 +403,36 @@ def test_wrong_words_are_told_and_change_nothing(
             assert (found, said in err) == (status, True), (line, found, err)
         after = fastlb.targets()
         assert {at: one["override"] for at, one in after.items()} == dict.fromkeys(before)
+
+
+def test_a_removed_target_is_gone_at_the_drain_timeout_and_what_it_has_goes_on(
+    run_root: Path, start_demo: Callable[..., DemoTarget], say: Say
+) -> None:
+    targets = [start_demo(name) for name in "ab"]
+    flags = ("--drain-timeout", "200ms", "--algorithm", "round_robin")
+    with FastlbProcess(run_root, *flags, targets=targets, workers=1) as fastlb:
+        fastlb.wait_states()
+        with ExitStack() as stack:
+            clients = [stack.enter_context(RawClient(fastlb.port)) for _ in targets]
+            for client in clients:
+                client.send([b"POST /echo HTTP/1.1\r\nHost: t\r\nContent-Length: 9\r\n\r\nhalf"])
+            wait_until(
+                lambda: [one["in_flight"] for one in fastlb.targets().values()] == [1, 1],
+                10,
+                "one is in flight at each",
+            )
+            status, out, _ = say(fastlb, f"target remove default {targets[0]}")
+            assert status == 0
+            assert "and after 0.2 s (drain_timeout) at the latest" in out
+            wait_until(lambda: str(targets[0]) not in fastlb.targets(), 10, "it is gone")
+            idle = {"group": "default", "target": str(targets[0])}
+            answer = ask(fastlb.run_dir / fastlb.name, "target_idle", **idle)
+            assert (answer["idle"], answer["in_flight"]) == (False, 1)
+            told = say(fastlb, f"why {targets[0]}")[1]
+            assert "left with 1 request in flight" in told
+            for client in clients:
+                client.send([b" more"])
+            assert [client.answer().status for client in clients] == [200, 200]
+            answer = ask(fastlb.run_dir / fastlb.name, "target_idle", wait=10, **idle)
+            assert (answer["idle"], answer["in_flight"]) == (True, 0)
+        fastlb.stop()

@@ -11,7 +11,7 @@ from fastlb.auto_scaling.output import Output
 from fastlb.auto_scaling.targets import TargetCounts, TargetSight
 from fastlb.errors import FastlbError
 from fastlb.model.address import Address
-from fastlb.model.auto_scaling import LaunchTemplate
+from fastlb.model.launch_template import LaunchTemplate
 from fastlb.target_table.counters import percentile
 
 WELL = TargetSight("healthy", False, "check passed")

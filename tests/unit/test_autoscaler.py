@@ -17,13 +17,9 @@ from fastlb.auto_scaling.headroom import Headroom
 from fastlb.auto_scaling.instance import Instance
 from fastlb.auto_scaling.usage import Host, Usage
 from fastlb.history import History
-from fastlb.model.auto_scaling import (
-    AutoScalingGroup,
-    LaunchTemplate,
-    Scheduled,
-    SimpleScaling,
-    TargetTracking,
-)
+from fastlb.model.auto_scaling import AutoScalingGroup
+from fastlb.model.launch_template import LaunchTemplate
+from fastlb.model.scaling_policy import Scheduled, SimpleScaling, TargetTracking
 from tests.support.scaling_fakes import FakeFleet, instance, target_of
 
 PLENTY = Host(10.0, 100_000 * MIB)

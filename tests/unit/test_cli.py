@@ -25,8 +25,8 @@ from fastlb.cli.reference import BEGIN, END, main, put_between_markers, referenc
 from fastlb.cli.status_view import render
 from fastlb.config import load
 from fastlb.errors import FastlbError
-from fastlb.model.auto_scaling import TargetTracking
 from fastlb.model.configuration import Configuration
+from fastlb.model.scaling_policy import TargetTracking
 
 FLAGS_OF_RUN = """
 --listen -l --target -t --config -c --name --workers -w --algorithm --health-path --health-interval
@@ -299,9 +299,25 @@ def test_check_says_each_error_on_a_line(
     assert lines[-1] == f"{file}: 4 errors"
     assert run(["check", "--config", str(tmp_path / "none.toml")]) == 2
     assert "none.toml: cannot be read: No such file" in capsys.readouterr().err
-    file.write_bytes(b'name = "\xff"')
-    assert run(["check", "--config", str(file)]) == 2
-    assert "expected UTF-8" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        (b'name = "a"\r\nworkers = = 2\n', "line 2, column 11: Invalid value"),
+        (b'\xef\xbb\xbfname = "a"\nname = "b"\n', "line 2, column 11: this key has a value"),
+        (b'name = "\xff"', "line 1, column 9: expected UTF-8, got the byte 0xff"),
+        (b'\xef\xbb\xbf# \xc3\xa4\nname = "\xff"', "line 2, column 9: expected UTF-8"),
+    ],
+)
+@pytest.mark.parametrize("command", ["check", "run"])
+def test_a_file_that_is_no_toml_is_refused_with_line_and_column(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], raw: bytes, expected: str, command: str
+) -> None:
+    file = tmp_path / "fastlb.toml"
+    file.write_bytes(raw)
+    assert run([command, "--config", str(file)]) == 2
+    assert f"{file}: {expected}" in capsys.readouterr().err
 
 
 def test_check_warns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,8 @@ from fastlb.auto_scaling.instance import Instance
 from fastlb.auto_scaling.records import Records
 from fastlb.auto_scaling.usage import Host
 from fastlb.history import History
-from fastlb.model.auto_scaling import AutoScalingGroup, LaunchTemplate
+from fastlb.model.auto_scaling import AutoScalingGroup
+from fastlb.model.launch_template import LaunchTemplate
 from tests.support.scaling_fakes import FakeRegistrar, instance
 
 

@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fastlb.config import Loaded, Overrides, load, to_toml
-from fastlb.config.load import SETTING_CLASSES
+from fastlb.config.overrides import SETTING_CLASSES
 from fastlb.config.values import from_flag, from_toml
 from fastlb.config.write import inline
 from fastlb.config.write_values import format_bytes, format_duration, to_flag_text, to_toml_value
@@ -190,7 +190,7 @@ def rule(text: str) -> str:
             "listeners[0].access_log: is not a setting here; "
             "it is a key of the top of the file, before the first [table]",
         ),
-        (WEB + WEB, "fastlb.toml: Cannot declare [target_groups.web] twice (at line 3"),
+        (WEB + WEB, "fastlb.toml: line 3, column 19: Cannot declare [target_groups.web] twice"),
         (LISTENER + 'idle_timeout = "1ms"', "expected a duration of at least 50ms, got"),
         (LISTENER + 'max_header_bytes = "2MiB"', "expected a size from 512B to 1MiB, got"),
         (LISTENER + 'max_header_bytes = "2MX"', "expected a size such as 4096, 64KiB or 1MB"),
@@ -315,7 +315,11 @@ def rule(text: str) -> str:
         ('[target_groups.web]\ntargets = ["unix:///app.sock"]', "unix:/path with one slash"),
         ('[target_groups.web]\ntargets = ["unix:app.sock"]', "expected unix:/absolute/path"),
         ('[target_groups.web]\ntargets = [{ address = "a:1", backup = 1 }]', "true or false"),
-        ("workers = 1\n\n= 2", "fastlb.toml: Invalid statement (at line 3"),
+        ("workers = 1\n\n= 2", "fastlb.toml: line 3, column 1: Invalid statement"),
+        ('name = "x\n', "fastlb.toml: line 1, column 10: a text is not closed with its quote"),
+        ("workers = 1\nworkers = 2\n", "line 2, column 12: this key has a value already"),
+        ("workers = 1\nname = 'x\n", "line 3, column 1, where the file ends: Expected"),
+        ("a = " + "[" * 5000, "fastlb.toml: tables or arrays are nested too deeply"),
         ("a = " + "9" * 5000, "fastlb.toml: "),
     ],
 )

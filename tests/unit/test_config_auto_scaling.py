@@ -16,13 +16,14 @@ from fastlb.config.amounts import read_amount, read_difference, read_target, wri
 from fastlb.config.check_auto_scaling import meant_placeholder
 from fastlb.config.values import from_toml
 from fastlb.config.write import inline
-from fastlb.model.auto_scaling import (
+from fastlb.model.auto_scaling import AutoScalingGroup
+from fastlb.model.configuration import Configuration
+from fastlb.model.instance_refresh import InstanceRefresh
+from fastlb.model.launch_template import LaunchTemplate
+from fastlb.model.scaling_policy import (
     ADJUSTMENT_TYPES,
     DEFAULT_POLICIES,
     METRICS,
-    AutoScalingGroup,
-    InstanceRefresh,
-    LaunchTemplate,
     Metric,
     ScalingPolicy,
     Scheduled,
@@ -31,7 +32,6 @@ from fastlb.model.auto_scaling import (
     StepScaling,
     TargetTracking,
 )
-from fastlb.model.configuration import Configuration
 from fastlb.model.settings import Setting
 from fastlb.model.target_group import TargetGroup
 from tests.support.configurations import (

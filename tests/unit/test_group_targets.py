@@ -299,28 +299,6 @@ async def test_it_is_what_auto_scaling_asks_for(stage: Stage) -> None:
 
 
 @on_stage
-async def test_one_that_is_no_instance_leaves_in_the_same_order(stage: Stage) -> None:
-    target = stage.register()._target
-    await stage.published()
-    stage.worker(0)
-    stage.in_flight(0, 1)
-    stage.all.leave(target)
-    stage.all.look()
-    assert target.draining
-    assert len(stage.registry) == 1, "not every worker has seen it"
-    stage.worker(0, await stage.published())
-    stage.all.look()
-    assert len(stage.registry) == 1, "and one request is in flight"
-    stage.in_flight(0, 0)
-    stage.all.look()
-    assert len(stage.registry) == 0
-    assert stage.register(9002)._target.index == 1, "its column may still be written"
-    stage.worker(0, await stage.published())
-    stage.all.look()
-    assert stage.register(9003)._target.index == 0
-
-
-@on_stage
 async def test_idle_is_when_all_have_seen_the_table_and_nothing_is_in_flight(stage: Stage) -> None:
     target = stage.register()._target
     before = await stage.published()

@@ -25,7 +25,7 @@ from fastlb.auto_scaling.instance import (
 from fastlb.auto_scaling.process import MARK, InstanceProcess
 from fastlb.errors import FastlbError
 from fastlb.model.address import Address
-from fastlb.model.auto_scaling import LaunchTemplate
+from fastlb.model.launch_template import LaunchTemplate
 
 ID = "i-0badcafe"
 SOCKET = Address(path="/run/i-0badcafe/app.sock")

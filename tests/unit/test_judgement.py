@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastlb.auto_scaling.judgement import Figures, Verdict, judge
-from fastlb.model.auto_scaling import InstanceRefresh
+from fastlb.model.instance_refresh import InstanceRefresh
 from fastlb.target_table.counters import BUCKETS, bucket_of, percentile
 
 REFRESH = InstanceRefresh()

@@ -10,7 +10,8 @@ import pytest
 
 from fastlb.auto_scaling.instance import Instance
 from fastlb.auto_scaling.measuring import Measures
-from fastlb.model.auto_scaling import METRICS, AutoScalingGroup, Metric
+from fastlb.model.auto_scaling import AutoScalingGroup
+from fastlb.model.scaling_policy import METRICS, Metric
 from tests.support.scaling_fakes import instance, target_of
 
 SETTINGS = AutoScalingGroup(name="web", datapoints_out=2, datapoints_in=4)

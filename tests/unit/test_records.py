@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 
 from fastlb.auto_scaling.records import GroupRecord, InstanceRecord, Records
 from fastlb.auto_scaling.refresh import Refresh
-from fastlb.model.auto_scaling import LaunchTemplate
+from fastlb.model.launch_template import LaunchTemplate
 from tests.support.configurations import settings_of
 
 ONE = InstanceRecord(

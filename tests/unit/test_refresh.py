@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fastlb.auto_scaling.judgement import Verdict
 from fastlb.auto_scaling.refresh import Refresh, Sight, Step, advance
-from fastlb.model.auto_scaling import InstanceRefresh
+from fastlb.model.instance_refresh import InstanceRefresh
 
 OLD = ("a", "b", "c", "d")
 ROLLING = Refresh(source=1, target=2, began=0.0, old=OLD)

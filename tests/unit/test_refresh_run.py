@@ -8,7 +8,7 @@ from fastlb.auto_scaling.refresh import Refresh
 from fastlb.auto_scaling.refresh_run import RefreshRun, figures_of
 from fastlb.auto_scaling.targets import TargetCounts
 from fastlb.history import History
-from fastlb.model.auto_scaling import InstanceRefresh
+from fastlb.model.instance_refresh import InstanceRefresh
 from fastlb.target_table.counters import percentile
 from tests.support.scaling_fakes import instance, target_of
 

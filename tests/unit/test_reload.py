@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 
-from fastlb.control_plane.reload import LIVE, Outcome, Reload, Source, refuse_fixed
+from fastlb.control_plane.reload import LIVE, Given, Outcome, Reload, Source, refuse_fixed
 from fastlb.control_plane.scaling import Scaling, with_holds
 from fastlb.control_plane.watch import QUIET, Settling, Watch
 from fastlb.errors import ConfigError, FastlbError
-from fastlb.model.auto_scaling import AutoScalingGroup, LaunchTemplate
+from fastlb.model.auto_scaling import AutoScalingGroup
 from fastlb.model.configuration import Configuration
+from fastlb.model.launch_template import LaunchTemplate
 from fastlb.model.target_group import Hold, TargetGroup
 
 TRUE = LaunchTemplate(command=("true",))
@@ -48,16 +49,22 @@ class Stage:
         self.fails: FastlbError | None = None
         self.late: list[str] = []
         self.left: list[str] = []
+        self.of_file = BEFORE
         self.stopping = False
         self.lock = asyncio.Lock()
         self.on_prepare: Callable[[], None] = lambda: None
-        source = Source(self.load, lambda old, new: ["a: 1 -> 2"] if old != new else [])
-        self.reload = Reload(BEFORE, source, self, lambda: self.left)
+        source = Source(
+            at_start=Given(BEFORE, BEFORE),
+            load=self.load,
+            differences=lambda old, new: ["a: 1 -> 2"] if old != new else [],
+            overridden=lambda old, new: ["a: is set"] if old != new else [],
+        )
+        self.reload = Reload(source, self, lambda: self.left)
 
-    def load(self) -> Configuration:
+    def load(self) -> Given:
         if isinstance(self.found, FastlbError):
             raise self.found
-        return self.found
+        return Given(self.found, self.of_file)
 
     async def prepare(self, configuration: Configuration) -> Change:
         if self.fails is not None:
@@ -101,6 +108,18 @@ def test_who_does_not_act_and_what_is_not_used_is_said() -> None:
     assert answer["said"] == "a: 1 -> 2\ngroup web: rolled back"
 
 
+def test_what_the_command_line_overrides_is_said_and_no_change() -> None:
+    stage = Stage()
+    stage.of_file = BIGGER
+    said = "a: is set\nnothing has changed"
+    assert stage.ask(dry_run=True)["said"] == said
+    assert stage.ask()["said"] == said  # a dry run was no reading of it
+    assert stage.ask()["said"] == "nothing has changed"
+    stage.found, stage.of_file = BIGGER, BEFORE
+    assert stage.ask()["said"] == "a: 1 -> 2\na: is set\n1 change in force"
+    assert stage.ask()["changed"] == []
+
+
 def test_a_dry_run_prepares_and_changes_nothing() -> None:
     stage = Stage()
     stage.found = BIGGER
@@ -139,7 +158,7 @@ def test_what_cannot_be_read_or_prepared_is_said(error: FastlbError) -> None:
 
 def test_without_a_configuration_there_is_nothing_to_read() -> None:
     with pytest.raises(ValueError, match="no configuration that could be read anew"):
-        asyncio.run(Reload(BEFORE, None, Stage()).reload())
+        asyncio.run(Reload(None, Stage()).reload())
 
 
 def test_while_it_stops_nothing_changes() -> None:
@@ -246,7 +265,8 @@ def test_where_one_group_cannot_take_its_settings_over_none_does(tmp_path: Path)
         before,
         {"a", "b"},
         SimpleNamespace(path=tmp_path),  # type: ignore[arg-type]
-        SimpleNamespace(registry=None, strangers=lambda: False),  # type: ignore[arg-type]
+        SimpleNamespace(percentile=lambda histogram, share: None),  # type: ignore[arg-type]
+        lambda: False,
     )
 
     def check(web: AutoScalingGroup, api: AutoScalingGroup, used: str = "ab") -> None:

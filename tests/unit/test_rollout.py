@@ -11,7 +11,9 @@ from fastlb.auto_scaling.instance import Instance
 from fastlb.auto_scaling.launch_governor import LaunchGovernor
 from fastlb.auto_scaling.rollout import Rollout
 from fastlb.history import Entry, History
-from fastlb.model.auto_scaling import AutoScalingGroup, InstanceRefresh, LaunchTemplate
+from fastlb.model.auto_scaling import AutoScalingGroup
+from fastlb.model.instance_refresh import InstanceRefresh
+from fastlb.model.launch_template import LaunchTemplate
 from fastlb.target_table.counters import percentile
 from tests.support.scaling_fakes import FakeFleet, instance, target_of
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from fastlb.auto_scaling.adjustment import adjusted, step_for
 from fastlb.auto_scaling.metric_wording import figure
 from fastlb.auto_scaling.scaling_policy import Capacity, Datapoint, Decision, Proposal, decide
-from fastlb.model.auto_scaling import (
+from fastlb.model.auto_scaling import AutoScalingGroup
+from fastlb.model.scaling_policy import (
     AdjustmentType,
-    AutoScalingGroup,
     Comparison,
     Metric,
     Scheduled,

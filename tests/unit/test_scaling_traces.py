@@ -14,14 +14,8 @@ from typing import Any
 import pytest
 
 from fastlb.auto_scaling.scaling_policy import Capacity, Datapoint, decide
-from fastlb.model.auto_scaling import (
-    PROFILES,
-    AutoScalingGroup,
-    SimpleScaling,
-    Step,
-    StepScaling,
-    TargetTracking,
-)
+from fastlb.model.auto_scaling import PROFILES, AutoScalingGroup
+from fastlb.model.scaling_policy import SimpleScaling, Step, StepScaling, TargetTracking
 
 TICK = 1.0
 CPU = TargetTracking(metric="cpu", target=60.0)

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastlb.auto_scaling.schedule import Bounds, Occurrence, bounds_at, due
-from fastlb.model.auto_scaling import AutoScalingGroup, Scheduled, TargetTracking
+from fastlb.model.auto_scaling import AutoScalingGroup
+from fastlb.model.scaling_policy import Scheduled, TargetTracking
 from fastlb.model.schedule import check_schedule, last_time, next_time
 
 BERLIN = "Europe/Berlin"

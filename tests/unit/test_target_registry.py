@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fastlb.control_plane.name_resolution import resolve
 from fastlb.control_plane.stall_detection import Decision, Sight, decide
-from fastlb.control_plane.target_registry import TargetRegistry, resolve
+from fastlb.control_plane.target_registry import TargetRegistry
 from fastlb.errors import FastlbError
 from fastlb.model.address import Address, parse_address
 from fastlb.model.health_check import HealthCheck

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastlb.auto_scaling.records import GroupRecord
 from fastlb.auto_scaling.templates import KEPT, Templates
-from fastlb.model.auto_scaling import LaunchTemplate
+from fastlb.model.launch_template import LaunchTemplate
 
 
 def template(name: str) -> LaunchTemplate:
