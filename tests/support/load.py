@@ -24,6 +24,9 @@ from typing import Any, Literal, cast
 
 from tests.support.fastlb import ROOT
 
+HALF_BUSY: dict[str, Any] = {"path": "/slow?ms=10", "pause": 0.01}
+"""Options of a load on demo apps that leaves the processors free: for half of the time each connection
+has a request on its way, for the other half none, and a fault hits some of both."""
 SAMPLES = 20
 """Failures that are kept with their details."""
 
