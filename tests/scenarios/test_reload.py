@@ -15,7 +15,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from tests.support.fastlb import FastlbProcess
-from tests.support.load import LoadClient
+from tests.support.load import HALF_BUSY, LoadClient
 from tests.support.processes import alive, open_files, wait_until
 from tests.support.raw_client import Answer, Ended, RawClient
 from tests.support.reloading import ReloadedFastlb, group, listener
@@ -110,7 +110,7 @@ def test_a_wrong_configuration_changes_nothing(run_root: Path, one: DemoTarget) 
             run_root, listener(where), group("web", [one]), flags=["--workers", "1"]
         ) as fastlb,
         socket.create_server(("127.0.0.1", 0)) as taken,
-        LoadClient(fastlb.port, connections=4) as load,
+        LoadClient(fastlb.port, connections=4, **HALF_BUSY) as load,
     ):
         load.started()
         files = open_files(fastlb.pid)
@@ -165,7 +165,7 @@ def test_a_removed_listener_finishes_what_it_has_with_its_groups(
             other,
             flags=["--workers", "2"],
         ) as fastlb,
-        LoadClient(fastlb.port, connections=4) as load,
+        LoadClient(fastlb.port, connections=4, **HALF_BUSY) as load,
         ExitStack() as stack,
     ):
         load.started()
@@ -256,7 +256,7 @@ def test_fewer_and_more_workers(run_root: Path, one: DemoTarget) -> None:
             client.socket.close()
         wait_until(lambda: len(fastlb.status()["workers"]) == 1, 10, "two have ended")
         assert not any(alive(pid) for pid in pids[1:])
-        with LoadClient(fastlb.port, connections=8) as load:
+        with LoadClient(fastlb.port, connections=8, **HALF_BUSY) as load:
             load.started()
             fastlb.reload("workers = 3\n", *parts)
             status = fastlb.status()["workers"]
@@ -264,7 +264,7 @@ def test_fewer_and_more_workers(run_root: Path, one: DemoTarget) -> None:
                 (index, "running") for index in range(3)
             ]
             # What comes anew is spread over all, and four slots need no fourth worker.
-            with LoadClient(fastlb.port, connections=30, seconds=0.5) as more:
+            with LoadClient(fastlb.port, connections=30, seconds=0.5, **HALF_BUSY) as more:
                 assert not more.wait().failures
             fastlb.reload("workers = 2\n", *parts)
             result = load.stop()
@@ -276,7 +276,7 @@ def test_targets_weights_and_checks(run_root: Path, one: DemoTarget, two: DemoTa
     where = f"http://127.0.0.1:{free_port()}"
     with ReloadedFastlb(run_root, listener(where), group("web", [one, two])) as fastlb:
         fastlb.wait_states()
-        with LoadClient(fastlb.port, connections=8) as load:
+        with LoadClient(fastlb.port, connections=8, **HALF_BUSY) as load:
             load.started()
             with ExitStack() as stack:
                 several = [stack.enter_context(RawClient(fastlb.port)) for _ in range(8)]
@@ -379,7 +379,7 @@ def test_a_supervisor_killed_amid_reloads(run_root: Path, one: DemoTarget) -> No
     web = group("web", [one])
     with ReloadedFastlb(run_root, "workers = 1\n", listener(first), web) as fastlb:
         fastlb.wait_states()
-        with LoadClient(fastlb.port, connections=8) as load:
+        with LoadClient(fastlb.port, connections=8, **HALF_BUSY) as load:
             load.started()
             fastlb.reload("workers = 2\n", listener(first), listener(second), web)
 
@@ -447,7 +447,7 @@ def test_auto_scaling_groups_come_and_go(run_root: Path, one: DemoTarget) -> Non
     with ReloadedFastlb(run_root, listener(where), web) as fastlb:
         fastlb.wait_states()
         fastlb.reload(listener(where), listener(second, "api"), web, scaled)
-        with LoadClient(int(second.rpartition(":")[2]), connections=4) as load:
+        with LoadClient(int(second.rpartition(":")[2]), connections=4, **HALF_BUSY) as load:
             load.started()
             ask(fastlb.run_dir / "t", "scale", group="api", desired=2)
 

@@ -16,7 +16,7 @@ from websockets.sync.client import connect
 from fastlb.cli.main import run
 from tests.scenarios.test_failover import Balanced, balanced
 from tests.support.fastlb import FastlbProcess
-from tests.support.load import LoadClient, run_load
+from tests.support.load import HALF_BUSY, LoadClient, run_load
 from tests.support.processes import RUN_DIR_VARIABLE, wait_until
 from tests.support.raw_client import RawClient
 from tests.support.raw_target import RawTarget, echo_requests
@@ -77,7 +77,7 @@ def all_counted(fastlb: FastlbProcess, target: object) -> int:
 def case(run_root: Path) -> Iterator[Balanced]:
     """Three targets in turn, two workers; each test leaves them as they were."""
     flags = ("--algorithm", "round_robin", "--health-interval", "200ms")
-    with balanced(run_root, *flags) as case:
+    with balanced(run_root, *flags, pace=HALF_BUSY) as case:
         yield case
         case.fastlb.stop()
 
@@ -299,7 +299,7 @@ def test_what_was_said_outlives_the_supervisor_and_not_a_stop(
         assert say(first, f"target add default {d}")[0] == 0
         assert say(first, f"target remove default {c} --wait")[0] == 0
         since = first.targets()[str(a)]["overrides"][0]["since"]
-        with LoadClient(first.port, connections=8) as load:
+        with LoadClient(first.port, connections=8, **HALF_BUSY) as load:
             load.started()
             more_answers(first, 100)
             given = requests(first, a), requests(first, d)
