@@ -326,7 +326,7 @@ def test_a_pipe_that_nobody_reads_costs_no_request_anything(
             client.send([get("/")])
             assert client.answer().status == 200
             slowest = max(slowest, time.perf_counter() - began)
-        assert slowest < 1.0
+        assert slowest < 5.0  # one that waited for the pipe would wait for ever
         wait_until(
             lambda: fastlb.status()["totals"]["log_lines_dropped"] == count, 30, "they are counted"
         )

@@ -460,7 +460,8 @@ def test_the_supervisor_hears_of_it_at_once_and_once_a_second(
     first = time.monotonic()
     assert first - begun < 0.95
     wait_until(lambda: stage.wanted() == 2, 30, "it is told again", every=0.001)
-    assert time.monotonic() - first > 0.9
+    # Not since the first was seen, which may have been late.
+    assert time.monotonic() - begun > 0.9
     stage.publish(stage.entry(instance))
     for client in clients:
         with client:
