@@ -271,7 +271,7 @@ def test_each_request_has_one_line_through_rotations(
     log = tmp_path / "access.log"
     fastlb = start_fastlb("--access-log", str(log), targets=[start_demo()], workers=2)
     fastlb.wait_states()
-    load = start_load(fastlb.port, connections=8, path="/?{id}").started()
+    load = start_load(fastlb.port, connections=8, path="/?{id}", pause=0.005).started()
 
     def grows(path: Path, size: int = 0) -> None:
         wait_until(lambda: path.exists() and path.stat().st_size > size, 30, f"{path} grows")

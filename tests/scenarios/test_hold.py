@@ -513,7 +513,7 @@ def test_the_only_instance_is_killed_under_load(stage: Stage) -> None:
         instances = [stack.enter_context(DemoTarget(f"d{n}")) for n in range(3)]
         entry = stage.entry(instances[0])
         stage.publish(entry)
-        load = stack.enter_context(LoadClient(stage.port, connections=16)).started()
+        load = stack.enter_context(LoadClient(stage.port, connections=16, pause=0.005)).started()
         for old, new in itertools.pairwise(instances):
             old.kill()
             wait_until(

@@ -115,7 +115,7 @@ def settled(fastlb: ReloadedFastlb, pids: list[int]) -> list[tuple[int, int]]:
         targets = fastlb.targets("web").values()
         return all(one["connections"] == 0 for one in targets)
 
-    wait_until(pooled, 20, "the pools are empty")
+    wait_until(pooled, 30, "the pools are empty")
     return [(resident_bytes(pid), open_files(pid)) for pid in pids]
 
 

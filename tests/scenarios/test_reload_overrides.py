@@ -63,10 +63,10 @@ def test_what_was_said_stays_as_long_as_its_target_is_configured(
             assert fastlb.targets()[a]["state"] == "draining"
 
             reload(configured(b, c, d))
-            wait_until(lambda: overrides() == {b: "weight 50%", d: None}, 10, f"{a} is gone")
+            wait_until(lambda: overrides() == {b: "weight 50%", d: None}, 30, f"{a} is gone")
             reload(configured(a, b, c, d))
             back: dict[str, str | None] = {a: None, b: "weight 50%", d: None}
-            wait_until(lambda: overrides() == back, 10, f"{a} is back as it was configured")
+            wait_until(lambda: overrides() == back, 30, f"{a} is back as it was configured")
             fastlb.wait_states()
             more_answers(fastlb, 200)
             assert not load.stop().failures
