@@ -18,11 +18,11 @@ import time
 from pathlib import Path
 
 from fastlb.cli.wording import counted
+from fastlb.cli.worker_entry import worker_main
 from fastlb.config.table import NAME as TABLE_NAME
 from fastlb.config.table import NAME_EXPECTED
 from fastlb.config.values import got, wrong
 from fastlb.control_plane.supervisor import run_supervisor
-from fastlb.data_plane.worker import worker_main
 from fastlb.errors import ConfigError, FastlbError
 from fastlb.model.address import Address, parse_address
 from fastlb.model.admin import Admin

@@ -49,9 +49,9 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"fastlb: warning: {warning}", file=sys.stderr)
 
     # Not before the configuration is known to be right: a wrong one should be told at once.
+    from fastlb.cli.worker_entry import worker_main
     from fastlb.control_plane.reload import Given, Source
     from fastlb.control_plane.supervisor import run_supervisor
-    from fastlb.data_plane.worker import worker_main
 
     overrides = overrides_of(arguments)
 

@@ -271,7 +271,7 @@ def test_each_request_has_one_line_through_rotations(
     log = tmp_path / "access.log"
     fastlb = start_fastlb("--access-log", str(log), targets=[start_demo()], workers=2)
     fastlb.wait_states()
-    load = start_load(fastlb.port, connections=8, path="/?{id}").started()
+    load = start_load(fastlb.port, connections=8, path="/?{id}", pause=0.005).started()
 
     def grows(path: Path, size: int = 0) -> None:
         wait_until(lambda: path.exists() and path.stat().st_size > size, 30, f"{path} grows")
@@ -326,7 +326,7 @@ def test_a_pipe_that_nobody_reads_costs_no_request_anything(
             client.send([get("/")])
             assert client.answer().status == 200
             slowest = max(slowest, time.perf_counter() - began)
-        assert slowest < 1.0
+        assert slowest < 5.0  # one that waited for the pipe would wait for ever
         wait_until(
             lambda: fastlb.status()["totals"]["log_lines_dropped"] == count, 30, "they are counted"
         )

@@ -127,7 +127,7 @@ def test_openmetrics_is_given_to_who_asks_for_it(admin: httpx.Client) -> None:
 
 def test_the_overview_says_everything(fastlb: FastlbProcess, target: DemoTarget) -> None:
     with over_unix(fastlb) as admin:
-        result = run_load(fastlb.port, connections=4, seconds=2.2)
+        result = run_load(fastlb.port, connections=4, seconds=2.2, pause=0.005)
         assert not result.failures
         busy = admin.get("/api/v1/overview").json()
         wait_until(

@@ -226,8 +226,12 @@ def test_held_until_an_instance_is_there(stage: Stage, instance: RawTarget, how:
     by_line = {raw.split(b" ")[1]: raw for _, raw in instance.requests}
     assert by_line[b"/post"].endswith(b"\r\n\r\n" + b"x" * 300)
     assert by_line[b"/chunks"].endswith(b"0\r\n\r\n")
-    wait_until(lambda: stage.totals(entry).queued == 4, 30, "the held ones are counted")
-    assert stage.totals(entry).requests == 8
+    # A tick stores what it knows: that of the held ones may be one before that of the last requests.
+    wait_until(
+        lambda: (stage.totals(entry).queued, stage.totals(entry).requests) == (4, 8),
+        30,
+        "the held ones and all are counted",
+    )
     waited = stage.totals(entry).queue_wait_us / 1e6
     assert 0 < waited < 4 * (time.monotonic() - time_held + 5)
     stage.wait_held(0)
@@ -460,7 +464,8 @@ def test_the_supervisor_hears_of_it_at_once_and_once_a_second(
     first = time.monotonic()
     assert first - begun < 0.95
     wait_until(lambda: stage.wanted() == 2, 30, "it is told again", every=0.001)
-    assert time.monotonic() - first > 0.9
+    # Not since the first was seen, which may have been late.
+    assert time.monotonic() - begun > 0.9
     stage.publish(stage.entry(instance))
     for client in clients:
         with client:
@@ -512,7 +517,7 @@ def test_the_only_instance_is_killed_under_load(stage: Stage) -> None:
         instances = [stack.enter_context(DemoTarget(f"d{n}")) for n in range(3)]
         entry = stage.entry(instances[0])
         stage.publish(entry)
-        load = stack.enter_context(LoadClient(stage.port, connections=16)).started()
+        load = stack.enter_context(LoadClient(stage.port, connections=16, pause=0.005)).started()
         for old, new in itertools.pairwise(instances):
             old.kill()
             wait_until(

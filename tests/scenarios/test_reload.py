@@ -15,7 +15,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from tests.support.fastlb import FastlbProcess
-from tests.support.load import LoadClient
+from tests.support.load import HALF_BUSY, LoadClient
 from tests.support.processes import alive, open_files, wait_until
 from tests.support.raw_client import Answer, Ended, RawClient
 from tests.support.reloading import ReloadedFastlb, group, listener
@@ -110,7 +110,7 @@ def test_a_wrong_configuration_changes_nothing(run_root: Path, one: DemoTarget) 
             run_root, listener(where), group("web", [one]), flags=["--workers", "1"]
         ) as fastlb,
         socket.create_server(("127.0.0.1", 0)) as taken,
-        LoadClient(fastlb.port, connections=4) as load,
+        LoadClient(fastlb.port, connections=4, **HALF_BUSY) as load,
     ):
         load.started()
         files = open_files(fastlb.pid)
@@ -171,7 +171,7 @@ def test_a_removed_listener_finishes_what_it_has_with_its_groups(
             other,
             flags=["--workers", "2"],
         ) as fastlb,
-        LoadClient(fastlb.port, connections=4) as load,
+        LoadClient(fastlb.port, connections=4, **HALF_BUSY) as load,
         ExitStack() as stack,
     ):
         load.started()
@@ -191,7 +191,7 @@ def test_a_removed_listener_finishes_what_it_has_with_its_groups(
         assert slow.answer().status == 200
         kept.send("on")
         assert kept.recv(5) == "on"
-        wait_until(lambda: len(fastlb.status()["target_groups"]) == 1, 10, "the group has gone")
+        wait_until(lambda: len(fastlb.status()["target_groups"]) == 1, 30, "the group has gone")
         kept.send("and on")
         assert kept.recv(5) == "and on"
         # It comes again as if it had never been there.
@@ -223,7 +223,7 @@ def test_whoever_waits_at_a_removed_listener_is_answered(run_root: Path, one: De
             fastlb.write(listener(stays), web)
             asking = threading.Thread(target=ask, args=(fastlb.run_dir / "t", "reload"))
             asking.start()
-            wait_until(lambda: len(fastlb.status()["listeners"]) == 1, 10, "the reload is applied")
+            wait_until(lambda: len(fastlb.status()["listeners"]) == 1, 30, "the reload is applied")
             os.kill(pids[0], signal.SIGCONT)
             assert [client.answer().status for client in clients] == [200] * 40
             with pytest.raises(ConnectionRefusedError):
@@ -260,9 +260,9 @@ def test_fewer_and_more_workers(run_root: Path, one: DemoTarget) -> None:
         asking.join(30)
         for client in clients:
             client.socket.close()
-        wait_until(lambda: len(fastlb.status()["workers"]) == 1, 10, "two have ended")
+        wait_until(lambda: len(fastlb.status()["workers"]) == 1, 30, "two have ended")
         assert not any(alive(pid) for pid in pids[1:])
-        with LoadClient(fastlb.port, connections=8) as load:
+        with LoadClient(fastlb.port, connections=8, **HALF_BUSY) as load:
             load.started()
             fastlb.reload("workers = 3\n", *parts)
             status = fastlb.status()["workers"]
@@ -270,7 +270,7 @@ def test_fewer_and_more_workers(run_root: Path, one: DemoTarget) -> None:
                 (index, "running") for index in range(3)
             ]
             # What comes anew is spread over all, and four slots need no fourth worker.
-            with LoadClient(fastlb.port, connections=30, seconds=0.5) as more:
+            with LoadClient(fastlb.port, connections=30, seconds=0.5, **HALF_BUSY) as more:
                 assert not more.wait().failures
             fastlb.reload("workers = 2\n", *parts)
             result = load.stop()
@@ -282,19 +282,19 @@ def test_targets_weights_and_checks(run_root: Path, one: DemoTarget, two: DemoTa
     where = f"http://127.0.0.1:{free_port()}"
     with ReloadedFastlb(run_root, listener(where), group("web", [one, two])) as fastlb:
         fastlb.wait_states()
-        with LoadClient(fastlb.port, connections=8) as load:
+        with LoadClient(fastlb.port, connections=8, **HALF_BUSY) as load:
             load.started()
             with ExitStack() as stack:
                 several = [stack.enter_context(RawClient(fastlb.port)) for _ in range(8)]
                 for client in several:
                     client.send([b"GET /slow?ms=700 HTTP/1.1\r\nHost: a\r\n\r\n"])
                 there = lambda: fastlb.targets()[str(two)]["in_flight"] >= 2  # noqa: E731
-                wait_until(there, 10, "some of them are at the one that goes")
+                wait_until(there, 30, "some of them are at the one that goes")
                 assert fastlb.reload(listener(where), group("web", [one])) == [
                     f'target_groups.web.targets["{two}"]: removed'
                 ]
                 assert {who(client.answer()) for client in several} == {"one", "two"}
-            wait_until(lambda: str(two) not in fastlb.targets(), 10, "it has left")
+            wait_until(lambda: str(two) not in fastlb.targets(), 30, "it has left")
             before = fastlb.targets()[str(one)]
             assert before["state"] == "healthy"
             backup = {"address": str(two), "backup": True}
@@ -335,8 +335,8 @@ def test_protocol_limits_and_logs(run_root: Path, one: DemoTarget, tmp_path: Pat
         said = fastlb.reload(told(logs[1]), listener(f"http://{address}"), web)
         assert said == [f'access_log: "{logs[0]}" -> "{logs[1]}"']
         assert fetch(address, "/?second").status == 200
-        wait_until(lambda: "second" in logs[1].read_text(), 10, "the new log")
-        wait_until(lambda: "first" in logs[0].read_text(), 10, "the old log")
+        wait_until(lambda: "second" in logs[1].read_text(), 30, "the new log")
+        wait_until(lambda: "first" in logs[0].read_text(), 30, "the old log")
         assert "second" not in logs[0].read_text()
         more = 'max_connections = 2\nlog_level = "debug"\ndrain_timeout = "5s"\n'
         fastlb.reload(more, listener(f"tcp://{address}"), web)
@@ -370,9 +370,9 @@ def test_one_after_the_other_and_none_while_it_stops(run_root: Path, one: DemoTa
         assert sorted(len(one["changed"]) for one in answers) == [0, 0, 0, 1]  # type: ignore[arg-type]
         with RawClient(fastlb.port) as client:
             client.send([b"GET /slow?ms=1000 HTTP/1.1\r\nHost: a\r\n\r\n"])
-            wait_until(lambda: fastlb.status()["totals"]["in_flight"] == 1, 10, "it is there")
+            wait_until(lambda: fastlb.status()["totals"]["in_flight"] == 1, 30, "it is there")
             fastlb.process.send_signal(signal.SIGTERM)
-            wait_until(lambda: fastlb.status()["draining"], 10, "it stops")
+            wait_until(lambda: fastlb.status()["draining"], 30, "it stops")
             with pytest.raises(Refused, match="this instance is stopping"):
                 fastlb.reload(listener(where), web)
             assert client.answer().status == 200
@@ -385,7 +385,7 @@ def test_a_supervisor_killed_amid_reloads(run_root: Path, one: DemoTarget) -> No
     web = group("web", [one])
     with ReloadedFastlb(run_root, "workers = 1\n", listener(first), web) as fastlb:
         fastlb.wait_states()
-        with LoadClient(fastlb.port, connections=8) as load:
+        with LoadClient(fastlb.port, connections=8, **HALF_BUSY) as load:
             load.started()
             fastlb.reload("workers = 2\n", listener(first), listener(second), web)
 
@@ -405,7 +405,7 @@ def test_a_supervisor_killed_amid_reloads(run_root: Path, one: DemoTarget) -> No
 
             going = threading.Thread(target=reload_on)
             going.start()
-            wait_until(lambda: text(first, "/n") in ("3", "4", "5"), 20, "some are in force")
+            wait_until(lambda: text(first, "/n") in ("3", "4", "5"), 30, "some are in force")
             pids = fastlb.worker_pids()
             fastlb.kill_supervisor()
             going.join(30)
@@ -413,7 +413,7 @@ def test_a_supervisor_killed_amid_reloads(run_root: Path, one: DemoTarget) -> No
             def all_alike() -> bool:
                 return len({text(where, "/n") for where in (first, second) for _ in range(10)}) == 1
 
-            wait_until(all_alike, 10, "all orphans act on one table")
+            wait_until(all_alike, 30, "all orphans act on one table")
             assert all(fetch(second).status == 200 for _ in range(20))
             with FastlbProcess(
                 run_root,
@@ -435,14 +435,14 @@ def test_watching_the_file(run_root: Path, one: DemoTarget) -> None:
     with ReloadedFastlb(run_root, listener(where), web, flags=["--watch"]) as fastlb:
         fastlb.wait_states()
         fastlb.write("[")
-        wait_until(lambda: "the configuration stays as it is" in fastlb.log(), 10, "it is told")
+        wait_until(lambda: "the configuration stays as it is" in fastlb.log(), 30, "it is told")
         other = fastlb.config.with_suffix(".new")
         other.write_text(listener(where, FIXED) + web)
         other.replace(fastlb.config)
-        wait_until(lambda: text(where) == "fixed", 10, "the new one acts")
+        wait_until(lambda: text(where) == "fixed", 30, "the new one acts")
         assert fastlb.log().count("the configuration stays as it is") == 1
         fastlb.process.send_signal(signal.SIGHUP)
-        wait_until(lambda: "reload: nothing has changed" in fastlb.log(), 10, "SIGHUP is told")
+        wait_until(lambda: "reload: nothing has changed" in fastlb.log(), 30, "SIGHUP is told")
         fastlb.stop()
 
 
@@ -453,7 +453,7 @@ def test_auto_scaling_groups_come_and_go(run_root: Path, one: DemoTarget) -> Non
     with ReloadedFastlb(run_root, listener(where), web) as fastlb:
         fastlb.wait_states()
         fastlb.reload(listener(where), listener(second, "api"), web, scaled)
-        with LoadClient(int(second.rpartition(":")[2]), connections=4) as load:
+        with LoadClient(int(second.rpartition(":")[2]), connections=4, **HALF_BUSY) as load:
             load.started()
             ask(fastlb.run_dir / "t", "scale", group="api", desired=2)
 
@@ -463,7 +463,7 @@ def test_auto_scaling_groups_come_and_go(run_root: Path, one: DemoTarget) -> Non
                     one["pid"] for one in groups[0]["instances"] if one["state"] == "in_service"
                 ]
 
-            wait_until(lambda: len(in_service()) == 2, 20, "two instances")
+            wait_until(lambda: len(in_service()) == 2, 30, "two instances")
             bigger = group_of("api", min=1, max=4)
             fastlb.reload(listener(where), listener(second, "api"), web, bigger)
             assert fastlb.status()["auto_scaling_groups"][0]["desired"] == 2
@@ -477,7 +477,7 @@ def test_auto_scaling_groups_come_and_go(run_root: Path, one: DemoTarget) -> Non
             last = get(client)  # its instances are still there
             assert last.status == 200
             assert last.fields("connection") == ["close"]
-        wait_until(lambda: not any(alive(pid) for pid in pids), 20, "the instances have ended")
+        wait_until(lambda: not any(alive(pid) for pid in pids), 30, "the instances have ended")
         assert fastlb.status()["auto_scaling_groups"] == []
         assert HEALTH_CHECK
         fastlb.stop()

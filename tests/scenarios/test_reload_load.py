@@ -6,11 +6,13 @@ The long run of it is bench.reload_tests.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from tests.support.load import LoadClient, LoadResult
+from tests.support.load import HALF_BUSY, LoadClient, LoadResult
 from tests.support.processes import open_files, resident_bytes, wait_until
 from tests.support.raw_client import RawClient
 from tests.support.reloading import ReloadedFastlb, group, listener
@@ -55,7 +57,12 @@ def configuration(number: int, targets: list[DemoTarget], every: int) -> list[st
 
 
 def reloads(
-    root: Path, count: int, connections: int = 64, websockets: int = 50, every: int = 10
+    root: Path,
+    count: int,
+    connections: int = 64,
+    websockets: int = 50,
+    every: int = 10,
+    pace: Mapping[str, Any] | None = None,
 ) -> Reloads:
     """`count` reloads in a row; `every` so many the number of workers changes, 2 to 3 and back."""
     assert count // every % 2 == 0, "the number of workers must come back to what it was"
@@ -67,13 +74,15 @@ def reloads(
             WebSocketCrowd(f"ws://127.0.0.1:{fastlb.port}/ws", websockets, 0.5)
         )
         for number in (1, 0):  # what the first load and the first reloads cost comes once
-            with LoadClient(fastlb.port, connections=connections, seconds=0.5) as warming:
+            with LoadClient(
+                fastlb.port, connections=connections, seconds=0.5, **(pace or {})
+            ) as warming:
                 fastlb.reload(*configuration(number, targets, every))
                 assert not warming.wait().failures
         pids = [*fastlb.worker_pids(), fastlb.pid]
         before = settled(fastlb, pids)
         seconds = []
-        with LoadClient(fastlb.port, connections=connections) as load:
+        with LoadClient(fastlb.port, connections=connections, **(pace or {})) as load:
             load.started()
             for number in range(1, count + 1):
                 begun = time.monotonic()
@@ -106,7 +115,7 @@ def settled(fastlb: ReloadedFastlb, pids: list[int]) -> list[tuple[int, int]]:
         targets = fastlb.targets("web").values()
         return all(one["connections"] == 0 for one in targets)
 
-    wait_until(pooled, 20, "the pools are empty")
+    wait_until(pooled, 30, "the pools are empty")
     return [(resident_bytes(pid), open_files(pid)) for pid in pids]
 
 
@@ -120,6 +129,6 @@ def assert_flat(found: Reloads) -> None:
 
 
 def test_reloads_under_load(run_root: Path) -> None:
-    found = reloads(run_root, 4, connections=16, websockets=6, every=2)
+    found = reloads(run_root, 4, connections=16, websockets=6, every=2, pace=HALF_BUSY)
     assert found.load.succeeded > 100
     assert_flat(found)

@@ -15,13 +15,13 @@ import pytest
 
 from fastlb.control_plane.service_manager import in_short, notify_address, watchdog_seconds
 from tests.support.fastlb import FastlbProcess
-from tests.support.load import LoadClient, run_load
+from tests.support.load import HALF_BUSY, LoadClient, run_load
 from tests.support.processes import processes_of, wait_until
 from tests.support.targets import DemoTarget
 from tests.support.upgrading import upgrade
 
 from .test_upgrade import start_takeover
-from .test_worker_death import Probes
+from .test_worker_death import PROBE_PAUSE, Probes
 
 
 class Manager:
@@ -185,7 +185,10 @@ def test_passed_sockets_are_used_and_connections_wait_in_them_through_a_restart(
         options = {"targets": [target], "listen": listen, "workers": 2}
         with Activated(run_root, [web, other], **options) as first:
             first.wait_states()
-            with LoadClient(port, connections=8) as load, Probes(port).running(2) as probes:
+            with (
+                LoadClient(port, connections=8, **HALF_BUSY) as load,
+                Probes(port, PROBE_PAUSE).running(2) as probes,
+            ):
                 load.started()
                 taken = [one["slots"] for one in first.status()["workers"]]
                 assert taken == [[0], [1]]

@@ -6,15 +6,16 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fastlb.control_plane.stop_signals import AGAIN_AFTER
 from tests.support.fastlb import FastlbProcess
-from tests.support.load import LoadClient, LoadResult
+from tests.support.load import HALF_BUSY, LoadClient, LoadResult
 from tests.support.processes import wait_until
 from tests.support.raw_client import RawClient
 from tests.support.targets import DemoTarget
@@ -72,11 +73,16 @@ def test_what_is_in_flight_is_finished(run_root: Path, number: signal.Signals) -
         assert_gone(one)
 
 
-def stop_under_load(root: Path, connections: int = 32) -> tuple[float, LoadResult]:
+def stop_under_load(
+    root: Path, connections: int = 32, pace: Mapping[str, Any] | None = None
+) -> tuple[float, LoadResult]:
     """Seconds that a stop takes under load, and what became of the requests."""
-    with balanced(root, *HTTP_CHECK) as case, case.load(connections=connections) as load:
+    with (
+        balanced(root, *HTTP_CHECK, pace=pace) as case,
+        case.load(connections=connections) as load,
+    ):
         load.started()
-        wait_served(case.fastlb, 1000)
+        wait_served(case.fastlb, 1000 if pace is None else 300)
         began = time.monotonic()
         case.fastlb.stop()
         took = time.monotonic() - began
@@ -89,7 +95,7 @@ def stop_under_load(root: Path, connections: int = 32) -> tuple[float, LoadResul
 
 
 def test_a_stop_under_load_fails_no_request_that_came_before_it(run_root: Path) -> None:
-    took, _ = stop_under_load(run_root)
+    took, _ = stop_under_load(run_root, pace=HALF_BUSY)
     assert took < 15.0
 
 
@@ -160,7 +166,7 @@ def test_a_stop_while_targets_are_dead_or_hang(run_root: Path) -> None:
     """Nothing that a target does or does not do holds up the end."""
     with balanced(run_root, "--drain-timeout", "1s") as case:
         fastlb = case.fastlb
-        with LoadClient(fastlb.port, connections=8) as load:
+        with LoadClient(fastlb.port, connections=8, **HALF_BUSY) as load:
             load.started()
             case.targets[0].kill()
             case.targets[1].stop()

@@ -10,17 +10,19 @@ import os
 import re
 import signal
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tests.support.fastlb import FastlbProcess
-from tests.support.load import LoadClient, LoadResult, run_load
+from tests.support.load import HALF_BUSY, LoadClient, LoadResult, run_load
 from tests.support.processes import alive, open_files, wait_until
 from tests.support.targets import DemoTarget
 
 from .test_failover import HTTP_CHECK, assert_all_well, balanced, wait_served
-from .test_worker_death import SOON, Probes
+from .test_worker_death import PROBE_PAUSE, SOON, Probes
 
 
 def wait_answers(probes: Probes, more: int) -> None:
@@ -31,16 +33,16 @@ def wait_answers(probes: Probes, more: int) -> None:
 
 def test_workers_serve_on_without_a_supervisor_and_survive_a_targets_death(run_root: Path) -> None:
     with (
-        balanced(run_root, *HTTP_CHECK) as case,
+        balanced(run_root, *HTTP_CHECK, pace=HALF_BUSY) as case,
         case.load(connections=16) as load,
-        Probes(case.fastlb.port).running() as probes,
+        Probes(case.fastlb.port, PROBE_PAUSE).running() as probes,
     ):
         load.started()
-        wait_served(case.fastlb, 500)
+        wait_served(case.fastlb, 200)
         case.fastlb.kill_supervisor()
         wait_answers(probes, 200)
         case.targets[0].kill()
-        wait_answers(probes, 300)
+        wait_answers(probes, 200)
         # Nobody probes it: the workers try it again by themselves.
         case.targets[0].start()
         result = load.stop()
@@ -53,19 +55,19 @@ def test_workers_serve_on_without_a_supervisor_and_survive_a_targets_death(run_r
 
 def test_a_workers_death_without_a_supervisor_leaves_its_slot_served(run_root: Path) -> None:
     with (
-        balanced(run_root, *HTTP_CHECK) as case,
+        balanced(run_root, *HTTP_CHECK, pace=HALF_BUSY) as case,
         case.load(connections=32) as load,
-        Probes(case.fastlb.port).running() as probes,
+        Probes(case.fastlb.port, PROBE_PAUSE).running() as probes,
     ):
         load.started()
-        wait_served(case.fastlb, 500)
+        wait_served(case.fastlb, 200)
         status = case.fastlb.status()
         held = status["workers"][0]["connections"] + 4
         case.fastlb.kill_supervisor()
         wait_answers(probes, 100)
         os.kill(status["workers"][0]["pid"], signal.SIGKILL)
         at = time.monotonic()
-        wait_answers(probes, 500)
+        wait_answers(probes, 200)
         result = load.stop()
         assert result.failures.keys() <= {"reset", "closed", "cut"}, result
         assert result.failed <= held, result
@@ -93,7 +95,13 @@ class Takeovers:
     slowest_new: float
 
 
-def takeovers(root: Path, count: int, connections: int = 16) -> Takeovers:
+def takeovers(
+    root: Path,
+    count: int,
+    connections: int = 16,
+    pace: Mapping[str, Any] | None = None,
+    probe_pause: float = 0.0,
+) -> Takeovers:
     """Kill the supervisor and start the instance anew, `count` times, under one and the same load."""
     times, ended = [], []
     with ExitStack() as stack:
@@ -101,9 +109,9 @@ def takeovers(root: Path, count: int, connections: int = 16) -> Takeovers:
         current = stack.enter_context(FastlbProcess(root, *HTTP_CHECK, targets=targets, workers=2))
         current.wait_states()
         port, run_dir = current.port, current.run_dir
-        load = stack.enter_context(LoadClient(port, connections=connections))
+        load = stack.enter_context(LoadClient(port, connections=connections, **(pace or {})))
         load.started()
-        probes = stack.enter_context(Probes(port).running())
+        probes = stack.enter_context(Probes(port, probe_pause).running())
         files: list[int] = []
         for _ in range(count):
             wait_answers(probes, 100)
@@ -146,13 +154,16 @@ def takeovers(root: Path, count: int, connections: int = 16) -> Takeovers:
 def test_a_start_takes_over_without_a_refused_or_failed_request_again_and_again(
     run_root: Path,
 ) -> None:
-    found = takeovers(run_root, 2)
+    found = takeovers(run_root, 2, pace=HALF_BUSY, probe_pause=PROBE_PAUSE)
     assert found.new_failures == []
     assert found.slowest_new < SOON
 
 
 def test_a_live_instance_is_not_taken_over(run_root: Path) -> None:
-    with balanced(run_root, *HTTP_CHECK, count=1) as case, case.load(connections=8) as load:
+    with (
+        balanced(run_root, *HTTP_CHECK, count=1, pace=HALF_BUSY) as case,
+        case.load(connections=8) as load,
+    ):
         load.started()
         second = FastlbProcess(
             run_root,
@@ -165,14 +176,17 @@ def test_a_live_instance_is_not_taken_over(run_root: Path) -> None:
         text = second.log()
         assert re.search(rf"'t' is running \(pid {case.fastlb.pid}\)", text), text
         assert "Traceback" not in text
-        wait_served(case.fastlb, 500)
+        wait_served(case.fastlb, 200)
         assert_all_well(case.fastlb, load.stop())
         second._log.close()
 
 
 def test_targets_states_survive_the_takeover(run_root: Path) -> None:
     """A target that is dead before and after gets no request in between."""
-    with balanced(run_root, *HTTP_CHECK) as case, case.load(connections=16) as load:
+    with (
+        balanced(run_root, *HTTP_CHECK, pace=HALF_BUSY) as case,
+        case.load(connections=16) as load,
+    ):
         load.started()
         case.targets[0].kill()
         case.fastlb.wait_state(case.targets[0], "unhealthy")
@@ -187,7 +201,7 @@ def test_targets_states_survive_the_takeover(run_root: Path) -> None:
         ) as second:
             states = {one["address"]: one["state"] for one in second.targets().values()}
             assert states[str(case.targets[0])] == "unhealthy"
-            wait_served(second, 500)
+            wait_served(second, 200)
             case.targets[0].start()
             second.wait_states()
             assert_all_well(second, load.stop())

@@ -16,7 +16,7 @@ from websockets.sync.client import connect
 from fastlb.cli.main import run
 from tests.scenarios.test_failover import Balanced, balanced
 from tests.support.fastlb import FastlbProcess
-from tests.support.load import LoadClient, run_load
+from tests.support.load import HALF_BUSY, LoadClient, run_load
 from tests.support.processes import RUN_DIR_VARIABLE, wait_until
 from tests.support.raw_client import RawClient
 from tests.support.raw_target import RawTarget, echo_requests
@@ -69,7 +69,7 @@ def all_counted(fastlb: FastlbProcess, target: object) -> int:
         seen.append(requests(fastlb, target))
         return seen[-1] == seen[-2]
 
-    wait_until(the_same, 10, "all are counted", every=0.1)
+    wait_until(the_same, 30, "all are counted", every=0.1)
     return seen[-1]
 
 
@@ -77,7 +77,7 @@ def all_counted(fastlb: FastlbProcess, target: object) -> int:
 def case(run_root: Path) -> Iterator[Balanced]:
     """Three targets in turn, two workers; each test leaves them as they were."""
     flags = ("--algorithm", "round_robin", "--health-interval", "200ms")
-    with balanced(run_root, *flags) as case:
+    with balanced(run_root, *flags, pace=HALF_BUSY) as case:
         yield case
         case.fastlb.stop()
 
@@ -105,7 +105,7 @@ def streams(case: Balanced) -> Iterator[Callable[[], None]]:
         def all_begun() -> bool:
             return sum(one["in_flight"] for one in case.fastlb.targets().values()) == 2 * many
 
-        wait_until(all_begun, 10, "all are in flight")
+        wait_until(all_begun, 30, "all are in flight")
         yield end
 
 
@@ -131,7 +131,7 @@ def test_drain_under_load_ends_new_requests_at_once_and_lets_the_others_finish(
             assert shown["override"] == "drained"
             assert shown["overrides"][0]["reason"] == "deploy 12"
             assert abs(shown["overrides"][0]["since"] - time.time()) < 30
-            wait_until(lambda: in_flight() == long_ones, 10, "the long ones are left")
+            wait_until(lambda: in_flight() == long_ones, 30, "the long ones are left")
             given = all_counted(fastlb, target)
             more_answers(fastlb, 300)
             assert requests(fastlb, target) == given, "not one more"
@@ -172,7 +172,7 @@ def test_a_disabled_target_is_not_probed_and_a_drained_one_is(
         status, _, _ = say(fastlb, f"drain {targets[0]}")
         assert status == 0
         count = len(probed)
-        wait_until(lambda: len(probed) > count + 3, 10, "the drained one is probed")
+        wait_until(lambda: len(probed) > count + 3, 30, "the drained one is probed")
         answer = ask(fastlb.run_dir / fastlb.name, "drain", target=str(targets[0]), wait=10)
         assert (answer["idle"], answer["in_flight"], answer["warning"]) == (True, 0, "")
         status, out, err = say(fastlb, f"disable {targets[0]}")
@@ -180,7 +180,7 @@ def test_a_disabled_target_is_not_probed_and_a_drained_one_is(
         count = len(probed)
         other = targets[1].connections
         before = len(other)
-        wait_until(lambda: len(other) > before + 10, 10, "the other one is probed")
+        wait_until(lambda: len(other) > before + 10, 30, "the other one is probed")
         assert len(probed) <= count + 1, "one may have been under way"
         assert fastlb.targets()[str(targets[0])]["state"] == "disabled"
 
@@ -299,7 +299,7 @@ def test_what_was_said_outlives_the_supervisor_and_not_a_stop(
         assert say(first, f"target add default {d}")[0] == 0
         assert say(first, f"target remove default {c} --wait")[0] == 0
         since = first.targets()[str(a)]["overrides"][0]["since"]
-        with LoadClient(first.port, connections=8) as load:
+        with LoadClient(first.port, connections=8, **HALF_BUSY) as load:
             load.started()
             more_answers(first, 100)
             given = requests(first, a), requests(first, d)

@@ -382,7 +382,7 @@ def test_a_target_that_resets_reaches_the_client(stage: Stage) -> None:
 
 def test_silence_ends_the_connection(stage: Stage) -> None:
     target, listening = stage.target()
-    idle = 0.6
+    idle = 1.0  # ten times the pause below: a machine that stands still for half a second changes nothing
     client, _ = stage.connect(target, idle=idle)
     inner = stage.accept(listening)
     began = last = time.monotonic()

@@ -84,7 +84,7 @@ def test_stopped_by_ctrl_z_it_gives_the_terminal_back(top: Terminal) -> None:
     def stopped() -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
-    wait_until(stopped, 20, "it is stopped")
+    wait_until(stopped, 30, "it is stopped")
     assert top.modes() == top.modes_before
     top.process.send_signal(signal.SIGCONT)
     top.press("4")

@@ -9,22 +9,20 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tests.support.fastlb import FastlbProcess
-from tests.support.load import LoadClient, LoadResult, run_load
+from tests.support.load import HALF_BUSY, LoadClient, LoadResult, run_load
 from tests.support.processes import open_files, resident_bytes, wait_until
 from tests.support.scaling import ScaledFastlb, gone, group_of
 from tests.support.upgrading import WebSockets, command, install, upgrade
 
 from .test_failover import HTTP_CHECK, assert_all_well, balanced
-from .test_worker_death import Probes
-
-COUNTED_WITHIN = 0.3
-"""Workers store what they count ten times a second."""
+from .test_worker_death import PROBE_PAUSE, Probes
 
 
 @dataclass
@@ -43,14 +41,21 @@ class Upgrades:
     """The most resident bytes of one of its workers, and the open files of all."""
 
 
-def upgrades(root: Path, count: int, connections: int, sockets: int) -> Upgrades:
+def upgrades(
+    root: Path,
+    count: int,
+    connections: int,
+    sockets: int,
+    pace: Mapping[str, Any] | None = None,
+    probe_pause: float = 0.0,
+) -> Upgrades:
     """Upgrade an instance `count` times under one and the same load."""
     with (
         # The first workers keep the WebSockets until the last upgrade.
-        balanced(root, *HTTP_CHECK, "--drain-timeout", f"{120 + 30 * count}s") as case,
+        balanced(root, *HTTP_CHECK, "--drain-timeout", f"{120 + 30 * count}s", pace=pace) as case,
         WebSockets(case.fastlb.port, sockets) as held,
         case.load(connections=connections) as load,
-        Probes(case.fastlb.port).running() as probes,
+        Probes(case.fastlb.port, probe_pause).running() as probes,
     ):
         fastlb = case.fastlb
         load.started()
@@ -79,8 +84,15 @@ def upgrades(root: Path, count: int, connections: int, sockets: int) -> Upgrades
         probes.stop()
         assert_all_well(fastlb, found.load)
         assert probes.failures == []
-        time.sleep(COUNTED_WITHIN)
-        found.counted = fastlb.status()["totals"]["requests"]
+        # Probes and handshakes are requests too; what old workers did is in it. Counts are stored ten
+        # times a second.
+        least = found.load.requests + len(probes.taken) + sockets
+
+        def counted() -> bool:
+            found.counted = fastlb.status()["totals"]["requests"]
+            return found.counted >= least
+
+        wait_until(counted, 30, f"{least} requests are counted")
         fastlb.stop()
         assert not (fastlb.run_dir / "t").exists()
     return found
@@ -92,10 +104,11 @@ def min_files(pid: int) -> int:
 
 
 def test_no_request_and_no_websocket_is_lost_and_the_totals_go_on(run_root: Path) -> None:
-    found = upgrades(run_root, 2, connections=16, sockets=6)
-    # Probes and handshakes are requests too; what old workers did is in it.
-    least = found.load.requests + len(found.probes.taken) + 6
-    assert least <= found.counted <= least + 8
+    found = upgrades(
+        run_root, 2, connections=16, sockets=6, pace=HALF_BUSY, probe_pause=PROBE_PAUSE
+    )
+    # Of the probes each thread may have had one on its way when it ended, and a handshake its second.
+    assert found.counted <= found.load.requests + len(found.probes.taken) + 6 + 8
 
 
 # --- whoever dies ---------------------------------------------------------------------------------
@@ -104,9 +117,9 @@ def test_no_request_and_no_websocket_is_lost_and_the_totals_go_on(run_root: Path
 @contextmanager
 def under_load(root: Path, *arguments: str) -> Iterator[tuple[FastlbProcess, LoadClient, Probes]]:
     with (
-        balanced(root, *HTTP_CHECK, *arguments, count=2) as case,
+        balanced(root, *HTTP_CHECK, *arguments, count=2, pace=HALF_BUSY) as case,
         case.load(connections=8) as load,
-        Probes(case.fastlb.port).running(2) as probes,
+        Probes(case.fastlb.port, PROBE_PAUSE).running(2) as probes,
     ):
         load.started()
         yield case.fastlb, load, probes

@@ -13,15 +13,16 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.support.fastlb import FastlbProcess
-from tests.support.load import LoadClient, LoadResult, run_load
+from tests.support.load import HALF_BUSY, LoadClient, LoadResult, run_load
 from tests.support.processes import alive, open_files, wait_until
 from tests.support.targets import DemoTarget
 
@@ -30,6 +31,8 @@ from .test_failover import HTTP_CHECK, assert_nothing_in_flight, balanced, wait_
 SOON = 3.0
 """Seconds. On a machine with nothing else to do it is one."""
 UNEVEN = 1.1
+PROBE_PAUSE = 0.005
+"""Of the tests' own probes: some hundreds of new connections a second, and the processors are free."""
 
 
 @dataclass
@@ -37,6 +40,8 @@ class Probes:
     """New connections, one after the other, each with one request: how long each took."""
 
     port: int
+    pause: float = 0.0
+    """Seconds between two of a thread."""
     taken: list[tuple[float, float]] = field(default_factory=list)
     """(when it began, seconds to the whole answer)"""
     failures: list[tuple[float, str]] = field(default_factory=list)
@@ -62,7 +67,7 @@ class Probes:
         return max((took for began, took in self.taken if began + took >= moment), default=0.0)
 
     def _run(self) -> None:
-        while not self._ending.is_set():
+        while not self._ending.wait(self.pause):
             began = time.monotonic()
             try:
                 with socket.create_connection(("127.0.0.1", self.port), 10) as one:
@@ -92,11 +97,16 @@ class Death:
     """Seconds until the replacement was ready."""
 
 
-def kill_worker(fastlb: FastlbProcess, connections: int = 32) -> tuple[Death, LoadResult]:
+def kill_worker(
+    fastlb: FastlbProcess,
+    connections: int = 32,
+    pace: Mapping[str, Any] | None = None,
+    probe_pause: float = 0.0,
+) -> tuple[Death, LoadResult]:
     """kill -9 worker 0 under a load of keep-alive clients and of new connections."""
     with (
-        LoadClient(fastlb.port, connections=connections) as load,
-        Probes(fastlb.port).running() as probes,
+        LoadClient(fastlb.port, connections=connections, **(pace or {})) as load,
+        Probes(fastlb.port, probe_pause).running() as probes,
     ):
         load.started()
         wait_served(fastlb, 500)
@@ -128,7 +138,7 @@ def kill_worker(fastlb: FastlbProcess, connections: int = 32) -> tuple[Death, Lo
 
 def test_a_killed_worker_costs_only_what_it_held(run_root: Path) -> None:
     with balanced(run_root, *HTTP_CHECK) as case:
-        death, _ = kill_worker(case.fastlb)
+        death, _ = kill_worker(case.fastlb, pace=HALF_BUSY, probe_pause=PROBE_PAUSE)
         assert death.replaced < SOON, case.fastlb.log()
         # Who queued at the dead worker was served by the other at once.
         assert death.slowest_new < SOON, case.fastlb.log()
@@ -235,7 +245,7 @@ def test_long_lived_connections_are_spread_evenly(run_root: Path, pause: float, 
 def test_a_crash_looping_worker_is_restarted_ever_later(run_root: Path) -> None:
     with balanced(run_root, count=1) as case:
         fastlb = case.fastlb
-        with LoadClient(fastlb.port, connections=8) as load:
+        with LoadClient(fastlb.port, connections=8, **HALF_BUSY) as load:
             load.started()
             for _ in range(4):
                 pid = fastlb.worker_pids()[0]
@@ -275,15 +285,15 @@ def test_workers_leak_no_descriptor(run_root: Path, tmp_path: Path) -> None:
             FastlbProcess(run_root, "--config", str(path), listen=(), workers=2)
         )
         fastlb.wait_states()
-        assert run_load(fastlb.port, count=2000, connections=32).failed == 0
+        assert run_load(fastlb.port, count=600, connections=32).failed == 0
         idle = settled_files(fastlb)
         for _ in range(3):
-            with LoadClient(fastlb.port, connections=32) as load:
+            with LoadClient(fastlb.port, connections=32, **HALF_BUSY) as load:
                 load.started()
                 wait_served(fastlb, 300)
                 load.process.kill()  # 32 clients are gone in the midst of it
             targets[0].restart()
-        assert run_load(fastlb.port, count=2000, connections=32).failed == 0
+        assert run_load(fastlb.port, count=600, connections=32).failed == 0
         assert settled_files(fastlb) == idle
 
 

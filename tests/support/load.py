@@ -24,6 +24,9 @@ from typing import Any, Literal, cast
 
 from tests.support.fastlb import ROOT
 
+HALF_BUSY: dict[str, Any] = {"path": "/slow?ms=10", "pause": 0.01}
+"""Options of a load on demo apps that leaves the processors free: for half of the time each connection
+has a request on its way, for the other half none, and a fault hits some of both."""
 SAMPLES = 20
 """Failures that are kept with their details."""
 
@@ -226,6 +229,7 @@ class _Connection(asyncio.Protocol):
         self.name: str | None = None
         self.sent_at = 0.0
         self.buffer = b""
+        self.rest: asyncio.TimerHandle | None = None
 
     def connect(self) -> None:
         task = self.run.loop.create_task(self._connect())
@@ -313,7 +317,7 @@ class _Connection(asyncio.Protocol):
         if b"\r\nconnection: close" in lower or head.startswith(b"HTTP/1.0"):
             self.close()
         elif run.options.pause:
-            run.loop.call_later(run.options.pause, self.next_request)
+            self.rest = run.loop.call_later(run.options.pause, self.next_request)
         else:
             self.next_request()
 
@@ -346,6 +350,8 @@ class _Connection(asyncio.Protocol):
         self.run.waiting.discard(self)
         self.name = None
         self.transport = None
+        if self.rest is not None:
+            self.rest.cancel()  # or it would send a second request on the next connection
         self.run.result.reconnects += 1
         self.connect()
 

@@ -19,18 +19,22 @@ RUN_DIR_VARIABLE = "FASTLB_RUN_DIR"
 
 
 def wait_until(
-    predicate: Callable[[], T], seconds: float = 30.0, what: str = "", every: float = 0.01
+    predicate: Callable[[], T], seconds: float = 30.0, what: str = "", every: float | None = None
 ) -> T:
-    """The first true value of `predicate`; AssertionError after `seconds`."""
-    deadline = time.monotonic() + seconds
+    """The first true value of `predicate`; AssertionError after `seconds`.
+
+    Looks `every` so many seconds, or else ever less often: most looks ask a fastlb, which has to answer.
+    """
+    begun = time.monotonic()
     while True:
         value = predicate()
         if value:
             return value
-        if time.monotonic() >= deadline:
+        waited = time.monotonic() - begun
+        if waited >= seconds:
             name = what or getattr(predicate, "__name__", "the condition")
             raise AssertionError(f"{name} was not true within {seconds:g} s; last: {value!r}")
-        time.sleep(every)
+        time.sleep(min(0.03, max(0.005, waited / 10)) if every is None else every)
 
 
 def alive(pid: int) -> bool:

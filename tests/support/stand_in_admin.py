@@ -441,7 +441,7 @@ class StandInAdmin:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        wait_until(lambda: self._server.started, 20, "the stand-in's start")
+        wait_until(lambda: self._server.started, 30, "the stand-in's start")
         return self
 
     def __exit__(

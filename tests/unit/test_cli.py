@@ -176,7 +176,7 @@ def supervisor(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
     planes = {
         "fastlb.control_plane.supervisor": {"run_supervisor": run_supervisor},
-        "fastlb.data_plane.worker": {"worker_main": worker_main},
+        "fastlb.cli.worker_entry": {"worker_main": worker_main},
     }
     for name, members in planes.items():
         module = types.ModuleType(name)
