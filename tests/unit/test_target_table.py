@@ -36,6 +36,7 @@ from fastlb.model.target_group import ALGORITHMS, Target, TargetGroup
 from fastlb.target_table.counters import (
     BUCKETS,
     HISTOGRAM,
+    QUICK_BUCKETS,
     Cell,
     Counters,
     Worker,
@@ -362,3 +363,7 @@ def test_counters_are_summed_over_rows_and_cleared_by_row_and_column() -> None:
     assert counters.row(1)[Worker.REQUESTS] == 4
     other.close()
     counters.close()
+
+
+def test_quick_buckets_say_what_bucket_of_says() -> None:
+    assert bytes(map(bucket_of, range(65536))) == QUICK_BUCKETS
