@@ -29,9 +29,9 @@ from fastlb.control_plane.target_counts import (
     counts_of,
     latencies,
 )
+from fastlb.control_plane.used_groups import forwarded_to
 from fastlb.control_plane.worker_pool import Worker
 from fastlb.history import History
-from fastlb.model.listener import Forward, Listener
 from fastlb.target_table.counters import ListenerCell
 from fastlb.target_table.counters import Worker as Head
 from fastlb.target_table.handover import listener_key
@@ -211,7 +211,7 @@ class Sight:
         instance = self._instance
         found = []
         histograms = self._of_listeners.look(
-            {listener_key(one): _groups_of(one) for one in instance.configuration.listeners},
+            {listener_key(one): forwarded_to((one,)) for one in instance.configuration.listeners},
             {group: counts.histogram or 0 for group, counts in sums.items()},
         )
         for listener in instance.configuration.listeners:
@@ -266,12 +266,6 @@ class Sight:
                 histogram=self._counts.worker(index),
             ),
         )
-
-
-def _groups_of(listener: Listener) -> set[str]:
-    """Those that it forwards to."""
-    actions = (listener.default, *(rule.action for rule in listener.rules))
-    return {one.group for action in actions if isinstance(action, Forward) for one in action.groups}
 
 
 def _target(
