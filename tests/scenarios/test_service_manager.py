@@ -190,8 +190,11 @@ def test_passed_sockets_are_used_and_connections_wait_in_them_through_a_restart(
                 Probes(port, PROBE_PAUSE).running(2) as probes,
             ):
                 load.started()
-                taken = [one["slots"] for one in first.status()["workers"]]
-                assert taken == [[0], [1]]
+                wait_until(
+                    lambda: [one["slots"] for one in first.status()["workers"]] == [[0], [1]],
+                    30,
+                    "each worker has its slot",
+                )
                 wait_until(lambda: len(probes.taken) > 50, 30, "new connections")
                 upgrade(first)
                 wait_until(lambda: len(probes.taken) > 100, 30, "new connections")
