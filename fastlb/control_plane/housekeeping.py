@@ -80,4 +80,5 @@ class Housekeeping:
             await self.control.close()
             await self.control.start()
         await self.tenure.renew()
+        self.admin.keep()
         log.warning("files of the run-time folder %s were removed: made anew", self.run_dir.path)
