@@ -7,7 +7,8 @@ opposite one. None of them knows a worker's process or an auto scaling group.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 
@@ -25,11 +26,15 @@ from fastlb.control_plane.takeover import Inheritance
 from fastlb.control_plane.target_registry import TargetRegistry
 from fastlb.control_plane.totals import Totals
 from fastlb.control_plane.used_groups import used_groups
+from fastlb.errors import FastlbError
 from fastlb.model.configuration import Configuration
+from fastlb.model.target_group import OUT_OF_USE, TargetGroup
 from fastlb.target_table.counters import Counters
 from fastlb.target_table.handover import listener_key
 from fastlb.target_table.layout import Snapshot
 from fastlb.target_table.writer import TableWriter
+
+log = logging.getLogger("fastlb")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +68,12 @@ def lay(
     on_published: Callable[[], None],
     pids: Callable[[], set[int]],
     cleanup: AsyncExitStack,
+    *,
+    others_serve: bool,
 ) -> Foundation:
-    """Raises FastlbError for an address in use, a name that cannot be resolved. `left` is what is there
-    of the instance already; `pids` are the workers', which are no orphans. Nothing is published before
+    """Raises FastlbError for an address in use, a name that cannot be resolved, a group that comes to
+    nobody while `others_serve`: another supervisor is in charge. `left` is what is there of the instance
+    already; `pids` are the workers', which are no orphans. Nothing is published before
     `publication.begin`, and `snapshot` not asked."""
     orphans = Orphans(run_dir, left.orphans, pids)
     cleanup.push_async_callback(orphans.close)
@@ -84,6 +92,7 @@ def lay(
     publication = Publication(writer, snapshot, on_published)
     cleanup.callback(publication.end)
     overrides = OperatorOverrides(run_dir.path)
+    _check_overrides(overrides, given.target_groups, left, others_serve)
     registry = TargetRegistry(
         overrides.take(given.target_groups, resolve),
         used_groups(given),
@@ -111,3 +120,27 @@ def lay(
         targets=targets,
         departures=departures,
     )
+
+
+def _check_overrides(
+    overrides: OperatorOverrides,
+    groups: Iterable[TargetGroup],
+    left: Inheritance,
+    others_serve: bool,
+) -> None:
+    """As at a reload: a group that has somebody does not come to nobody by what operators said of the
+    targets that the file names now. Where nobody else is in charge it is told, and their word stands."""
+    served = {group for (group, _), (state, _) in left.health.items() if state not in OUT_OF_USE}
+    for group in groups:
+        if group.name not in served or group.auto_scaling_group is not None:
+            continue
+        try:
+            overrides.check(group)
+        except FastlbError:
+            if others_serve:
+                raise
+            log.error(
+                "target group %s has nobody any more, because of what operators said of the targets "
+                "that the configuration names now: `fastlb status` shows it",
+                group.name,
+            )

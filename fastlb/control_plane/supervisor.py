@@ -191,6 +191,7 @@ class Supervisor:
             on_published=lambda: self._pool.broadcast(TableChanged()),
             pids=self._pids,
             cleanup=cleanup,
+            others_serve=not self._tenure.in_charge,
         )
         self._base = base
         self.configuration = base.configuration

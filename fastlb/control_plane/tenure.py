@@ -292,6 +292,8 @@ class Tenure:
         """The instance is to stop: whoever takes over is ended first, or told where it has."""
         assert self._succession is not None
         await self._succession.break_off("the instance is to stop")
+        if not self.heir and self._upgrade is not None:
+            await self._upgrade.call_off("the instance is to stop")
         if self.heir and self._succession.heir_lives:
             log.info("pid %d is to stop", self.heir)
             os.kill(self.heir, signal.SIGTERM)

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from fastlb.control_plane.successor import Succession
 log = logging.getLogger("fastlb.takeover")
 
 CHECKED_WITHIN = 20.0
+ENDS_WITHIN = 5.0
 TAKEOVER_FLAG = "--takeover"
 NOT_FOR_CHECK = ("--watch",)
 """Flags of `fastlb run` that say nothing of the configuration, and that `fastlb check` has not."""
@@ -36,6 +38,7 @@ class Upgrade:
         self._starting = False
         self._waiting: asyncio.Task[None] | None = None
         self._ended: dict[int, int | None] = {}
+        self._off = ""
 
     @property
     def pid(self) -> int:
@@ -56,6 +59,8 @@ class Upgrade:
         self._starting = True
         try:
             await asyncio.to_thread(_check, program, self._arguments)
+            if self._off:
+                raise ValueError(f"nothing was started: {self._off}")
             self._child = _start(program, self._arguments)
         except OSError as error:
             raise ValueError(f"{program[0]} cannot be started: {error.strerror or error}") from None
@@ -73,12 +78,27 @@ class Upgrade:
         why = self._succession.failures.get(pid) if isinstance(pid, int) else None
         if why is not None:
             return {"state": "failed", "why": why}
+        if pid in self._ended and self._off:
+            return {"state": "failed", "why": self._off}
         if pid in self._ended:
             return {"state": "failed", "why": f"it ended with status {self._ended[pid]}"}
         return {"state": "under way" if pid == self.pid else "unknown"}
 
     async def _see_end(self, child: ChildProcess) -> None:
         self._ended[child.pid] = await child.wait_async()
+
+    async def call_off(self, why: str) -> None:
+        """End whoever was started and has not taken over: it would find nobody to take over from, and
+        begin anew what is to end."""
+        self._off = why
+        if self._waiting is not None:  # only one may wait for a process
+            self._waiting.cancel()
+            await asyncio.wait({self._waiting})
+        if self._child is not None and self._child.alive:
+            log.warning("pid %d, which was to take over, is ended: %s", self._child.pid, why)
+            self._ended[self._child.pid] = await self._child.stop_async(
+                time.monotonic() + ENDS_WITHIN
+            )
 
     async def close(self) -> None:
         """The new supervisor lives on by itself."""

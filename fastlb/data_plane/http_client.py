@@ -14,7 +14,7 @@ from typing import Protocol
 
 from fastlb.data_plane.chunked import ChunkedDecoder, ChunkError
 from fastlb.data_plane.reactor import Reactor
-from fastlb.data_plane.response_head import ResponseHead, ResponseReader
+from fastlb.data_plane.response_head import BARE_LF, ResponseHead, ResponseReader
 from fastlb.data_plane.stream import READ_BYTES, Stream
 from fastlb.data_plane.target_runtime import TargetRuntime
 from fastlb.data_plane.timers import TimerWheel
@@ -270,6 +270,8 @@ class TargetConnection(Stream):
                     )
                 if not data.startswith(b"HTTP/1."[: len(data)]):
                     raise RequestError(502, "http_protocol_error", "malformed status line")
+                if BARE_LF.search(data):  # its end would never be found
+                    raise RequestError(502, "http_protocol_error", "a line ends without CR")
                 self._held = data
                 # Nothing of it went on: the request may still be sent elsewhere, should this break off.
                 self.bytes_seen = False

@@ -22,6 +22,8 @@ _FIELDS = re.compile(
     rb"(?i)\n(?=[ctkpu])(connection|content-length|transfer-encoding|keep-alive|proxy-connection"
     rb"|upgrade):[ \t]*([^\r]*)"
 )
+BARE_LF = re.compile(rb"(?<!\r)\n")
+"""What RFC 9112 §2.2 lets a recipient take for a line's end, and this proxy does not."""
 _LENGTH = frozenset((b"content-length",))
 _DIGITS = re.compile(rb"[0-9]{1,18}")
 _LENGTH_AS_WE_WRITE = re.compile(rb"0|[1-9][0-9]{0,17}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,8 +18,9 @@ from typing import Any
 
 from tests.support.fastlb import FastlbProcess
 from tests.support.load import HALF_BUSY, LoadClient, LoadResult, run_load
-from tests.support.processes import open_files, resident_bytes, wait_until
+from tests.support.processes import RUN_DIR_VARIABLE, open_files, resident_bytes, wait_until
 from tests.support.scaling import ScaledFastlb, gone, group_of
+from tests.support.targets import free_port
 from tests.support.upgrading import WebSockets, command, install, upgrade
 
 from .test_failover import HTTP_CHECK, assert_all_well, balanced
@@ -212,6 +214,44 @@ def test_a_stop_of_the_new_one_before_its_time_costs_nothing(run_root: Path) -> 
         wait_pid(fastlb, fastlb.pid if status else second.pid)
         assert_all_well(fastlb, load.stop())
         assert probes.failures == []
+
+
+def test_a_stop_before_it_has_begun_is_not_undone(run_root: Path) -> None:
+    with under_load(run_root) as (fastlb, load, _):
+        asked = subprocess.Popen(
+            [sys.executable, "-m", "fastlb", "upgrade", "--name", fastlb.name],
+            env=os.environ | {RUN_DIR_VARIABLE: str(fastlb.run_dir)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        wait_log(fastlb, ", to take over")
+        load.stop()
+        fastlb.stop()
+        told = asked.communicate(timeout=30)[1]
+        assert (asked.returncode, "did not take over" in told) == (1, True), told
+        assert "the instance is to stop" in told
+        assert not (fastlb.run_dir / fastlb.name).exists()
+
+
+def test_a_file_that_names_only_who_was_removed_is_refused(run_root: Path) -> None:
+    one, two = free_port(), free_port()
+    config = run_root / "removable.toml"
+    config.write_text(removable(one, two))
+    with FastlbProcess(run_root, "--config", str(config), listen=()) as fastlb:
+        assert command(fastlb, "target", "remove", "web", f"127.0.0.1:{two}").returncode == 0
+        config.write_text(removable(two))
+        done = command(fastlb, "upgrade")
+        assert done.returncode == 1
+        assert "nobody would be left, because of what operators said" in done.stderr
+        assert fastlb.status()["pid"] == fastlb.pid
+
+
+def removable(*ports: int) -> str:
+    targets = ", ".join(f'"127.0.0.1:{port}"' for port in ports)
+    return (
+        '[[listeners]]\naddress = "http://127.0.0.1:0"\ndefault = { forward = "web" }\n'
+        f"[target_groups.web]\ntargets = [{targets}]\n"
+    )
 
 
 def test_a_wrong_configuration_is_told_and_changes_nothing(run_root: Path) -> None:
