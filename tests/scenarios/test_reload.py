@@ -342,6 +342,11 @@ def test_protocol_limits_and_logs(run_root: Path, one: DemoTarget, tmp_path: Pat
         fastlb.reload(more, listener(f"tcp://{address}"), web)
         assert fetch(address, "/?tcp").status == 200  # through the stream
         assert fastlb.status()["listeners"][0]["address"] == f"tcp://{address}"
+        wait_until(
+            lambda: not sum(one["connections"] for one in fastlb.status()["workers"]),
+            30,
+            "the last client has gone",
+        )
         with RawClient(fastlb.port) as first, RawClient(fastlb.port) as second:
             assert get(first).status == get(second).status == 200
             with pytest.raises((Ended, ConnectionResetError)):
