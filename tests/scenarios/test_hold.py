@@ -631,10 +631,11 @@ def test_tcp_connections_are_bounded_and_leave(stages: Callable[..., Stage]) -> 
         tcp_client(stage, b"x") as second,
     ):
         stage.wait_held(2)
-        with tcp_client(stage) as third, pytest.raises(Ended) as ended:
+        # Seen by connect() already, where the worker is fast.
+        with pytest.raises((Ended, ConnectionResetError)) as ended, tcp_client(stage) as third:
             third.answer()
         looked = time.monotonic()
-        assert ended.value.reset
+        assert not isinstance(ended.value, Ended) or ended.value.reset
         reset(first)
         stage.wait_held(1)
         # What this one sent lies unread, so that nobody looked at it since: but where there is no room.
