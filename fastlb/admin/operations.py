@@ -91,6 +91,9 @@ OPERATIONS: tuple[Operation, ...] = (
             Parameter(
                 "action", "string", "start if left out", choices=("start", "cancel", "rollback")
             ),
+            replace(
+                _FORCE, about="start also where the configured template was rolled back before"
+            ),
         ),
     ),
     Operation(

@@ -60,6 +60,7 @@ class Autoscaler:
         if (self.bounds.least, self.bounds.most) != (settings.min, settings.max):
             self.cause += f"; {self.bounds.cause}"
         """Of the desired capacity."""
+        self.cause_at = clock()
         self._reached = False
         self.decision: Decision | None = None
         """The last one of the policies."""
@@ -91,10 +92,14 @@ class Autoscaler:
             self._active_at = self._clock()  # whoever wants more of them does not find them idle
         self._reached = False
         old, self.desired = self.desired, desired
-        self.cause = f"desired capacity {old} -> {desired}: {cause}"
+        self.say_cause(f"desired capacity {old} -> {desired}: {cause}")
         self._decisions.add("scaling", self.name, f"desired capacity {old} -> {desired}", cause)
         log.info("group %s: %s", self.name, self.cause)
         self._changed()
+
+    def say_cause(self, cause: str) -> None:
+        """Why the desired capacity is what it is from now on."""
+        self.cause, self.cause_at = cause, self._clock()
 
     @property
     def host(self) -> dict[str, Any] | None:

@@ -14,7 +14,12 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from fastlb.auto_scaling.group import Group
-from fastlb.auto_scaling.group_status import is_steady, what_it_does
+from fastlb.auto_scaling.group_status import (
+    instances_of,
+    is_steady,
+    launches_use,
+    what_it_does,
+)
 from fastlb.auto_scaling.instance import Instance
 from fastlb.history import MOST_ENTRIES, Entry, History
 from fastlb.model.auto_scaling import SUSPENDABLE
@@ -73,49 +78,79 @@ class Commands:
 
     def refresh(self, request: Request) -> Answer:
         group = self._group(request)
-        run = group.rollout.run
-        action = request.get("action", "start")
+        action, force = request.get("action", "start"), request.get("force", False)
+        if not isinstance(force, bool):
+            raise ValueError(f"force: expected true or false, got {force!r}")
         if action == "start":
-            if run is not None:
-                raise ValueError(
-                    f"group {group.name}: {run.entry.what} is under way ({run.refresh.phase}); "
-                    f"wait for it, or: fastlb refresh {group.name} --cancel"
-                )
-            templates = group.rollout.templates
-            if templates.configured != templates.version:
-                why = f"asked for; v{templates.configured} is configured"
-            else:
-                why = "asked for by `fastlb refresh`"
-            living = len(group.fleet.in_state("pending", "in_service"))
-            group.rollout.begin(templates.version, templates.configured, why)
-            return _said(
-                group,
-                f"group {group.name}: {living} instances are replaced by new ones of "
-                f"template v{templates.configured}",
+            return self._start_refresh(group, force=force)
+        if action not in ("cancel", "rollback"):
+            raise ValueError(f"expected start, cancel or rollback, got {action!r}")
+        if force:
+            raise ValueError(f"force: only the start of a refresh is insisted on, not its {action}")
+        return self._cancel_refresh(group) if action == "cancel" else self._roll_back(group)
+
+    @staticmethod
+    def _start_refresh(group: Group, *, force: bool) -> Answer:
+        name, run, templates = group.name, group.rollout.run, group.rollout.templates
+        if run is not None:
+            raise ValueError(
+                f"group {name}: {run.entry.what} is under way ({run.refresh.phase}); "
+                f"wait for it, or: fastlb refresh {name} --cancel"
             )
-        if run is None:
+        version = templates.configured
+        bad = templates.rolled_back.get(version)
+        if bad is not None and not force:
+            raise ValueError(
+                f"group {name}: template v{version} was rolled back: {bad}; change the launch "
+                f"template, or try the same one again: fastlb refresh {name} --force"
+            )
+        why = "asked for by `fastlb refresh`"
+        if bad is not None:
+            why += f" --force; v{version} was rolled back before: {bad}"
+        elif version != templates.version:
+            why = f"asked for; v{version} is configured"
+        living = len(group.fleet.in_state("pending", "in_service"))
+        group.rollout.refresh(why)
+        new = "is replaced by a new one" if living == 1 else "are replaced by new ones"
+        return _said(group, f"group {name}: {instances_of(living)} {new} of template v{version}")
+
+    @staticmethod
+    def _cancel_refresh(group: Group) -> Answer:
+        if group.rollout.run is None:
             raise ValueError(f"group {group.name}: no refresh is under way")
-        if action == "cancel":
-            surplus = group.rollout.cancel(group.desired)
-            went = f"{surplus} new instances go again, " if surplus else ""
-            return _said(
-                group,
-                f"group {group.name}: the refresh is cancelled; what was replaced stays so, {went}"
-                f"and launches use v{group.rollout.templates.version}",
+        surplus = group.rollout.cancel(group.desired)
+        went = ""
+        if surplus:
+            went = f"{surplus} new {'instance goes' if surplus == 1 else 'instances go'} again, "
+        return _said(
+            group,
+            f"group {group.name}: the refresh is cancelled; what was replaced stays so, {went}"
+            f"and {launches_use(group)}",
+        )
+
+    @staticmethod
+    def _roll_back(group: Group) -> Answer:
+        run, templates = group.rollout.run, group.rollout.templates
+        if run is None and (
+            templates.configured == templates.version or not group.rollout.others()
+        ):
+            raise ValueError(
+                f"group {group.name}: no refresh is under way, and none was cancelled that left an "
+                f"instance of another template than v{templates.version}: there is nothing to go "
+                "back from"
             )
-        if action == "rollback":
-            if run.refresh.source == run.refresh.target:
-                raise ValueError(
-                    f"group {group.name}: old and new are of the same template v"
-                    f"{run.refresh.target}: there is nothing to go back to"
-                )
-            if run.refresh.phase == "going_back":
-                raise ValueError(f"group {group.name}: it is being rolled back already")
-            group.rollout.roll_back("asked for by `fastlb refresh --rollback`")
-            return _said(
-                group, f"group {group.name}: back to template v{group.rollout.templates.version}"
+        if run is not None and run.refresh.source == run.refresh.target:
+            raise ValueError(
+                f"group {group.name}: old and new are of the same template v"
+                f"{run.refresh.target}: there is nothing to go back to"
+                if templates.proven
+                else f"group {group.name}: no template before v{run.refresh.target} has shown that "
+                "it works: there is nothing to go back to"
             )
-        raise ValueError(f"expected start, cancel or rollback, got {action!r}")
+        if group.rollout.going_back:
+            raise ValueError(f"group {group.name}: it is being rolled back already")
+        group.rollout.roll_back("asked for by `fastlb refresh --rollback`")
+        return _said(group, f"group {group.name}: back to template v{templates.version}")
 
     def suspend(self, request: Request) -> Answer:
         return self._suspend(request, suspend=True)

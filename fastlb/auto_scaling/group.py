@@ -89,7 +89,7 @@ class Group:
         known = self._records.group(self.name)
         if known is not None:
             self.scaler.desired = known.desired
-            self.scaler.cause = "as before the supervisor was replaced"
+            self.scaler.say_cause("as before the supervisor was replaced")
             self.suspended = set(known.suspended)
             self.scaler.suspended = "scaling" in self.suspended
             self.rollout.templates.take_up(known)
@@ -373,8 +373,10 @@ class Group:
                 desired=self.desired,
                 version=templates.version,
                 configured=templates.configured,
+                proven=templates.proven,
                 newest=templates.newest,
                 templates=templates.all(),
+                rolled_back=dict(templates.rolled_back),
                 suspended=tuple(sorted(self.suspended)),
                 refresh=run.refresh.plain() if run is not None else None,
             ),

@@ -36,9 +36,10 @@ def status_of(group: Group) -> dict[str, Any]:
         "blocked": group.launching.blocked,
         "refused": group.scaler.refused,
         "rolled_back": group.rollout.templates.not_in_force,
+        "launches": launches_use(group) if run is None and _is_mixed(group) else "",
         "last_failure": group.launching.last_failure,
         "host": group.scaler.host,
-        "cause": group.scaler.cause,
+        "cause": _last_change(group),
         "metrics": _metrics(group),
         "last_decision": group.scaler.decision.reason if group.scaler.decision is not None else "",
         "refresh": None
@@ -103,6 +104,45 @@ def _instance(one: Instance, now: float) -> dict[str, Any]:
 
 def _waits_for(one: Instance) -> str:
     return f"waits until it listens on {one.address}" if one.state == "pending" else ""
+
+
+def _last_change(group: Group) -> str:
+    """Of the desired capacity or of the launch template, whichever was later."""
+    last = group.rollout.last_change
+    if last is not None and last.at >= group.scaler.cause_at:
+        return last.what
+    return group.scaler.cause
+
+
+def _is_mixed(group: Group) -> bool:
+    templates = group.rollout.templates
+    return templates.configured != templates.version or bool(group.rollout.others())
+
+
+def launches_use(group: Group) -> str:
+    """Of which template the next instance is, which others there are, and how to change that."""
+    name, templates = group.name, group.rollout.templates
+    said = [f"launches use v{templates.version}"]
+    if group.rollout.run is not None:
+        return said[0]
+    others = group.rollout.others()
+    if others:
+        versions = " and ".join(f"v{one}" for one in sorted({one.version for one in others}))
+        verb = "is" if len(others) == 1 else "are"
+        said.append(f"{instances_of(len(others))} {verb} of {versions}")
+    configured = templates.configured
+    if configured != templates.version:
+        force = " --force" if configured in templates.rolled_back else ""
+        said.append(f"on to v{configured}: fastlb refresh {name}{force}")
+        if others:
+            said.append(f"back to v{templates.version}: fastlb refresh {name} --rollback")
+    elif others:
+        said.append(f"all of v{configured}: fastlb refresh {name}")
+    return "; ".join(said)
+
+
+def instances_of(number: int) -> str:
+    return "1 instance" if number == 1 else f"{number} instances"
 
 
 def is_steady(group: Group) -> bool:

@@ -3,7 +3,8 @@
     i-<id>.json         one an Instance: pid, start time, address, life cycle state
     i-<id>/             its folder, 0700 of its user: the unix socket is in it
     i-<id>.log, .read   what it printed (see `output`)
-    group-<name>.json   one a group: desired capacity, launch templates, what is suspended, a refresh
+    group-<name>.json   one a group: desired capacity, launch templates and which of them is proven or was
+                        rolled back, what is suspended, a refresh
 
 Written whole and renamed into place, so that a supervisor that is killed leaves the old or the new
 file and never a half. The folder is open to the instance's owner alone; templates hold secrets.
@@ -16,7 +17,7 @@ import logging
 import os
 import re
 import shutil
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -57,8 +58,12 @@ class GroupRecord:
     """Of the launch template in force."""
     configured: int
     """Of the one that the configuration names; another one where a refresh was rolled back."""
+    proven: int = 0
+    """Of the one that launches use outside a refresh; 0 while none has shown that it works."""
     newest: int
     templates: dict[int, LaunchTemplate]
+    rolled_back: dict[int, str] = field(default_factory=dict)
+    """Why a version was left again."""
     suspended: tuple[str, ...] = ()
     refresh: dict[str, Any] | None = None
 
@@ -132,7 +137,12 @@ class Records:
                 for number, plain in raw.pop("templates").items()
             }
             suspended = tuple(raw.pop("suspended"))
-            return GroupRecord(**raw, templates=templates, suspended=suspended)
+            rolled_back = {
+                int(number): str(why) for number, why in raw.pop("rolled_back", {}).items()
+            }
+            return GroupRecord(
+                **raw, templates=templates, rolled_back=rolled_back, suspended=suspended
+            )
         except FileNotFoundError:
             return None
         except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:

@@ -37,6 +37,8 @@ def render(group: dict[str, Any], width: int | None) -> list[Text]:
     lines += wrapped(_template(group), width)
     if group.get("rolled_back"):
         lines += _said(group["rolled_back"], width, "bold red")
+    if group.get("launches"):
+        lines += wrapped(group["launches"], width, style="bold yellow")
     lines += wrapped(f"last change: {group['cause']}", width)
     lines += _metrics(group["metrics"], group.get("host"), width)
     for style, text in _troubles(group):

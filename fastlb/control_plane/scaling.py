@@ -15,7 +15,7 @@ from typing import Any
 
 from fastlb.auto_scaling.commands import Commands
 from fastlb.auto_scaling.group import Group
-from fastlb.auto_scaling.group_status import status_of
+from fastlb.auto_scaling.group_status import launches_use, status_of
 from fastlb.auto_scaling.headroom import Headroom
 from fastlb.auto_scaling.instance import why_not_startable
 from fastlb.auto_scaling.process import ids_of, kill_marked
@@ -195,9 +195,10 @@ class Scaling:
         log.info("auto scaling group %s is gone: its instances have ended", group.name)
 
     def not_in_force(self) -> list[str]:
-        """The configured launch templates that were rolled back, and how to try one again."""
+        """The configured launch templates that were rolled back or whose refresh was cancelled, and what
+        to do."""
         return [
-            f"group {name}: {group.rollout.templates.not_in_force}; fastlb refresh {name} tries it again"
+            f"group {name}: {group.rollout.templates.not_in_force}; {launches_use(group)}"
             for name, group in self.groups.items()
             if group.rollout.templates.not_in_force
         ]

@@ -71,6 +71,10 @@ def control(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("refresh", {"command": "refresh", "action": "start"}),
         ("refresh web --cancel", {"command": "refresh", "group": "web", "action": "cancel"}),
         ("refresh --rollback", {"command": "refresh", "action": "rollback"}),
+        (
+            "refresh web --force",
+            {"command": "refresh", "group": "web", "action": "start", "force": True},
+        ),
         ("suspend launch", {"command": "suspend", "process": "launch"}),
         ("suspend web scaling", {"command": "suspend", "group": "web", "process": "scaling"}),
         ("resume", {"command": "resume"}),
@@ -123,6 +127,7 @@ def test_a_refusal_is_told_in_the_supervisor_s_words(
         ("protect", "expected INSTANCE: id of the instance"),
         ("terminate i-1 i-2", "expected INSTANCE, got 2 words: i-1 i-2"),
         ("refresh --cancel --rollback", "not allowed with argument --cancel"),
+        ("refresh --force --cancel", "not allowed with argument --force"),
         ("activity -n x", 'expected a whole number of at least 0, got "x"'),
         ("activity -n -1", 'expected a whole number of at least 0, got "-1"'),
     ],

@@ -32,7 +32,8 @@ class Stage:
         self.commands = Commands(self.groups, self.activities, self.decisions)
 
     def _group(self, name: str) -> Group:
-        return Group(
+        """Its first version has been seen to work."""
+        group = Group(
             AutoScalingGroup(
                 name=name,
                 launch_template=LaunchTemplate(command=("app",)),
@@ -48,6 +49,8 @@ class Stage:
             self.decisions,
             Headroom(lambda: Host(0.0, 1 << 40)),
         )
+        group.rollout.templates.prove()
+        return group
 
     def put(self, group: str, *instances: Instance) -> None:
         for one in instances:
@@ -89,13 +92,27 @@ def at_most(stage: Stage) -> None:
 
 
 def refreshing(stage: Stage) -> None:
-    stage.groups["web"].rollout.begin(1, 1, "asked for")
+    stage.groups["web"].rollout.refresh("asked for")
+
+
+def deploying(stage: Stage) -> None:
+    stage.groups["web"].rollout.templates.add(LaunchTemplate(command=("v2",)))
+    stage.groups["web"].rollout.refresh("asked for")
 
 
 def going_back(stage: Stage) -> None:
-    stage.groups["web"].rollout.templates.add(LaunchTemplate(command=("v2",)), 1)
-    stage.groups["web"].rollout.begin(1, 2, "asked for")
-    stage.groups["web"].rollout.roll_back("asked for")
+    deploying(stage)
+    stage.groups["web"].rollout.roll_back("half of it failed")
+
+
+def rolled_back(stage: Stage) -> None:
+    going_back(stage)
+    stage.groups["web"].rollout.end("done")
+
+
+def never_well(stage: Stage) -> None:
+    stage.groups["web"].rollout.templates.proven = 0
+    deploying(stage)
 
 
 def as_it_is(stage: Stage) -> None:
@@ -153,6 +170,32 @@ UNDER = "group web would fall under its least of 1: "
             "refresh",
             {**WEB, "action": "rollback"},
             "group web: it is being rolled back already",
+        ),
+        (
+            never_well,
+            "refresh",
+            {**WEB, "action": "rollback"},
+            "group web: no template before v2 has shown that it works: there is nothing to go back to",
+        ),
+        (
+            rolled_back,
+            "refresh",
+            WEB,
+            "group web: template v2 was rolled back: half of it failed; change the launch template, "
+            "or try the same one again: fastlb refresh web --force",
+        ),
+        (
+            rolled_back,
+            "refresh",
+            {**WEB, "action": "rollback"},
+            "an instance of another template than v1: there is nothing to go back from",
+        ),
+        (as_it_is, "refresh", {**WEB, "force": 1}, "force: expected true or false, got 1"),
+        (
+            refreshing,
+            "refresh",
+            {**WEB, "action": "cancel", "force": True},
+            "force: only the start of a refresh is insisted on, not its cancel",
         ),
         (
             refreshing,
@@ -271,11 +314,81 @@ def test_a_refresh_from_its_start_to_its_way_back(stage: Stage) -> None:
     said = stage.ask("refresh", group="web", action="cancel")["said"]
     assert said.endswith("what was replaced stays so, and launches use v1")
     web = stage.groups["web"]
-    web.rollout.templates.add(LaunchTemplate(command=("v2",)), 1)
+    web.rollout.templates.add(LaunchTemplate(command=("v2",)))
     assert stage.ask("refresh", group="web")["said"].endswith("template v2")
     said = stage.ask("refresh", group="web", action="rollback")["said"]
     assert said == "group web: back to template v1"
     assert web.rollout.going_back
+
+
+def test_a_bad_version_again_by_force_and_what_a_cancel_leaves(stage: Stage) -> None:
+    rolled_back(stage)
+    [shown, _] = [status_of(group) for group in stage.groups.values()]
+    assert shown["rolled_back"] == "v2 is configured, and was rolled back: half of it failed"
+    assert shown["launches"] == "launches use v1; on to v2: fastlb refresh web --force"
+    assert stage.ask("refresh", group="web", force=True)["said"].endswith("of template v2")
+    cause = "asked for by `fastlb refresh` --force; v2 was rolled back before: half of it failed"
+    assert stage.activities.after(0)[-1].cause == cause
+    assert status_of(stage.groups["web"])["launches"] == ""
+    stage.put("web", instance("i-new", version=2))
+    said = stage.ask("refresh", group="web", action="cancel")["said"]
+    launches = (
+        "launches use v1; on to v2: fastlb refresh web --force"  # the new one goes: it is over
+    )
+    assert said == (
+        "group web: the refresh is cancelled; what was replaced stays so, 1 new instance goes again, "
+        f"and {launches}"
+    )
+    shown = status_of(stage.groups["web"])
+    assert (shown["version"], shown["launches"]) == (1, launches)
+    assert shown["rolled_back"].startswith("v2 is configured, and was rolled back: half")
+    with pytest.raises(ValueError, match="--force"):
+        stage.ask("refresh", group="web")
+
+
+def test_what_a_cancelled_refresh_left_is_said_and_goes_back(stage: Stage) -> None:
+    deploying(stage)
+    web = stage.groups["web"]
+    for one in web.fleet.in_state("pending"):
+        web.fleet._instances.pop(one.id)
+    stage.put("web", instance("i-new", version=2))
+    said = stage.ask("refresh", group="web", action="cancel")["said"]
+    launches = (
+        "launches use v1; 1 instance is of v2; on to v2: fastlb refresh web; "
+        "back to v1: fastlb refresh web --rollback"
+    )
+    assert said.endswith(f"what was replaced stays so, and {launches}")
+    shown = status_of(web)
+    assert (shown["launches"], shown["cause"]) == (launches, "instance refresh to v2: cancelled")
+    assert stage.ask("refresh", group="web", action="rollback")["said"].endswith("to template v1")
+    assert web.rollout.run is not None
+    assert web.rollout.run.refresh.old == ("i-new",)
+    web.rollout.end("done")
+    web.fleet._instances.pop("i-new")
+    old = instance("i-old", version=7)
+    stage.put("web", old)
+    web.rollout.templates.configured = 1
+    assert status_of(web)["launches"] == (
+        "launches use v1; 1 instance is of v7; all of v1: fastlb refresh web"
+    )
+    old.protected = True
+    assert status_of(web)["launches"] == ""
+
+
+def test_the_last_change_is_whichever_was_later(stage: Stage) -> None:
+    web = stage.groups["web"]
+    web.scaler.say_cause("as before the supervisor was replaced")
+    assert status_of(web)["cause"] == "as before the supervisor was replaced"
+    stage.ask("refresh", group="web")
+    assert status_of(web)["cause"] == "instance refresh to v1: asked for by `fastlb refresh`"
+    stage.ask("scale", group="web", desired=3)
+    assert status_of(web)["cause"].startswith("desired capacity 2 -> 3")
+
+
+def test_one_is_one(stage: Stage) -> None:
+    stage.put("api", instance("i-api"))
+    said = stage.ask("refresh", group="api")["said"]
+    assert said == "group api: 1 instance is replaced by a new one of template v1"
 
 
 def test_protection_goes_and_comes_and_is_recorded(stage: Stage) -> None:

@@ -135,7 +135,7 @@ def test_a_refresh_begins_with_one_and_goes_on_when_it_is_settled(
     tmp_path: Path, play: Play
 ) -> None:
     def scenario(stage: Stage) -> None:
-        stage.group.rollout.begin(1, 1, "asked for")
+        stage.group.rollout.refresh("asked for")
         assert stage.look() == 1
         assert stage.look() == 0
         new = stage.group.fleet.get("new1")
@@ -148,7 +148,7 @@ def test_a_refresh_begins_with_one_and_goes_on_when_it_is_settled(
 
 def test_the_first_new_one_is_replaced_where_nobody_serves(tmp_path: Path, play: Play) -> None:
     def scenario(stage: Stage) -> None:
-        stage.group.rollout.begin(1, 1, "asked for")
+        stage.group.rollout.refresh("asked for")
         assert stage.look() == 1
         stage.group.fleet._instances["new1"] = instance("new1")
         for id in ("a", "b", "new1"):

@@ -32,8 +32,10 @@ GROUP = GroupRecord(
     desired=2,
     version=1,
     configured=2,
+    proven=1,
     newest=3,
     templates={1: LaunchTemplate(command=("a",)), 2: LaunchTemplate(env=(("KEY", "hunter2"),))},
+    rolled_back={2: "2 launches in a row failed"},
     suspended=("launch", "scaling"),
     refresh=Refresh(source=1, target=2, began=5.0, old=("i-1", "i-2")).plain(),
 )
@@ -117,6 +119,8 @@ def test_any_launch_template_comes_back(records: Records, template: LaunchTempla
         {"templates": {"1": {"is": "Nobody"}}},
         {"templates": {"1": None}},
         {"suspended": None},
+        {"rolled_back": []},
+        {"rolled_back": {"one": ""}},
         {"desired": None, "colour": "green"},
     ],
 )

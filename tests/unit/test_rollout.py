@@ -209,21 +209,108 @@ def test_many_deploys_in_a_row_do_not_forget_the_good_version() -> None:
     assert stage.rollout.templates.current.command == ("v1",)
 
 
-def test_cancelled_it_stays_where_it_is() -> None:
+def test_cancelled_it_stays_where_it_is_and_launches_use_the_version_before() -> None:
     stage = two()
     stage.deploy("v2")
     stage.advance()
     stage.replace("a", "c")
     stage.rollout.end("cancelled")
-    assert (stage.rollout.run, stage.version, stage.advance()) == (None, 2, set())
+    assert (stage.rollout.run, stage.version, stage.advance()) == (None, 1, set())
     assert stage.outcomes == [("instance refresh to v2", "cancelled")]
+    assert stage.rollout.templates.not_in_force == (
+        "v2 is configured, and its refresh was cancelled"
+    )
+    assert [one.id for one in stage.rollout.others()] == ["c"]
     stage.rollout.end("cancelled")
     assert len(stage.entries) == 1
 
 
+def test_what_a_cancelled_one_left_can_be_rolled_back() -> None:
+    stage = two()
+    stage.deploy("v2")
+    stage.advance()
+    stage.replace("a", "c")
+    stage.rollout.end("cancelled")
+    stage.rollout.roll_back("asked for")
+    assert (stage.version, stage.rollout.going_back, stage.advance()) == (1, True, {"c"})
+    stage.replace("c", "d")
+    stage.advance()
+    assert (stage.rollout.run, stage.rollout.others()) == (None, [])
+    assert stage.outcomes[-1] == ("rollback to v1", "done; rolled back: asked for")
+    assert stage.rollout.templates.rolled_back == {2: "asked for"}
+
+
+def test_nothing_is_rolled_back_where_all_is_in_force() -> None:
+    stage = two()
+    stage.rollout.roll_back("asked for")
+    assert (stage.rollout.run, stage.entries, stage.rollout.templates.rolled_back) == (None, [], {})
+
+
+def test_a_bad_version_that_is_tried_again_and_cancelled_is_bad_still() -> None:
+    stage = two()
+    stage.deploy("v2")
+    stage.fail()
+    stage.advance()
+    stage.advance()
+    why = "2 launches in a row of version 2 failed"
+    stage.rollout.refresh("asked for with --force")
+    assert (stage.version, stage.advance()) == (2, {"a", "b"})
+    stage.replace("a", "c")
+    stage.rollout.end("cancelled")
+    assert stage.version == 1
+    assert stage.rollout.templates.rolled_back == {2: why}
+    stage.rollout.roll_back("asked for")
+    assert stage.rollout.templates.rolled_back == {2: why}, "what was found out says more"
+
+
+def test_a_bad_version_that_ends_well_is_good() -> None:
+    stage = two()
+    stage.deploy("v2")
+    stage.fail()
+    stage.advance()
+    stage.advance()
+    stage.rollout.refresh("asked for with --force")
+    stage.advance()
+    stage.replace("a", "c")
+    stage.replace("b", "d")
+    stage.advance()
+    stage.advance(10.0)
+    assert (stage.rollout.run, stage.version) == (None, 2)
+    assert stage.rollout.templates.rolled_back == {}
+    stage.deploy("v3")
+    assert stage.rollout.run is not None
+    assert stage.rollout.run.refresh.source == 2
+
+
+def test_before_any_version_has_worked_there_is_nothing_to_go_back_to() -> None:
+    stage = Stage(instance("a", "pending"))
+    stage.advance()
+    stage.deploy("v2")
+    stage.advance()
+    stage.fail()
+    stage.advance()
+    assert (stage.rollout.run, stage.version) == (None, 2)
+    assert stage.outcomes[-1][1] == "stopped: 2 launches in a row of version 2 failed"
+    stage.fleet.instances = [instance("b", version=2)]
+    stage.advance()
+    assert stage.rollout.templates.proven == 2
+
+
+def test_the_last_change_is_what_began_or_ended_last() -> None:
+    stage = two()
+    assert stage.rollout.last_change is None
+    stage.deploy("v2")
+    assert stage.rollout.last_change is not None
+    assert stage.rollout.last_change.what == (
+        "instance refresh to v2: launch template v2 is configured"
+    )
+    stage.rollout.end("cancelled")
+    assert stage.rollout.last_change.what == "instance refresh to v2: cancelled"
+
+
 def test_a_refresh_of_the_same_template_has_nowhere_to_go_back_to() -> None:
     stage = two()
-    stage.rollout.begin(1, 1, "asked for")
+    stage.rollout.refresh("asked for")
     assert stage.advance() == {"a", "b"}
     stage.replace("a", "c")
     assert stage.advance() == {"b"}, "the new ones are of the same version, and stay"
@@ -310,6 +397,8 @@ def test_a_refresh_that_cannot_be_read_is_forgotten_and_said(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     stage = two()
+    stage.deploy("v2")
+    stage.rollout.run = None
     stage.rollout.resume({"source": 1})
-    assert stage.rollout.run is None
+    assert (stage.rollout.run, stage.version) == (None, 1)
     assert "group web: its refresh is forgotten: KeyError('old')" in caplog.text

@@ -137,13 +137,16 @@ def test_what_the_host_has_and_what_failed_are_shown_where_they_are_told() -> No
     for width in (80, None):
         lines = render(
             GROUP
-            | {"host": host, "rolled_back": back, "last_failure": failed, "blocked": "v3 failed"},
+            | {"host": host, "rolled_back": back, "last_failure": failed, "blocked": "v3 failed"}
+            | {"launches": "launches use v2; on to v3: fastlb refresh web --force"},
             width,
         )
         said = joined([line.plain for line in lines])
         assert "queue_wait ? at a threshold of 50 ms; host: cpu 96 %, 11.2GiB free" in said
         styles = {line.plain.strip(): str(line.style) for line in lines}
         assert styles[back] == "bold red"
+        launches = "launches use v2; on to v3: fastlb refresh web --force"
+        assert styles[launches] == "bold yellow"
         plain = [line.plain.strip() for line in lines]
         at = plain.index("no launch: v3 failed")
         assert plain[at + 1] == "last failure: launch i-1: ended with status 3; it printed last:"
