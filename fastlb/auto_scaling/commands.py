@@ -118,13 +118,15 @@ class Commands:
     def _cancel_refresh(group: Group) -> Answer:
         if group.rollout.run is None:
             raise ValueError(f"group {group.name}: no refresh is under way")
+        what = "rollback" if group.rollout.going_back else "refresh"
+        new = "" if group.rollout.going_back else "new "
         surplus = group.rollout.cancel(group.desired)
         went = ""
         if surplus:
-            went = f"{surplus} new {'instance goes' if surplus == 1 else 'instances go'} again, "
+            went = f"{surplus} {new}{'instance goes' if surplus == 1 else 'instances go'} again, "
         return _said(
             group,
-            f"group {group.name}: the refresh is cancelled; what was replaced stays so, {went}"
+            f"group {group.name}: the {what} is cancelled; what was replaced stays so, {went}"
             f"and {launches_use(group)}",
         )
 

@@ -26,7 +26,8 @@ class Refresh:
     """One refresh under way. Times are CLOCK_MONOTONIC seconds."""
 
     source: int
-    """The version that was in force before; to it a rollback goes."""
+    """The proven version, to which a rollback goes; in going back the failed one. The same as `target`
+    where there is nothing to go back to."""
     target: int
     began: float
     old: tuple[str, ...]

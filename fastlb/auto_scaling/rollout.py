@@ -122,14 +122,19 @@ class Rollout:
             log.info("group %s: %s: %s", self.settings.name, run.entry.what, outcome)
 
     def cancel(self, desired: int) -> int:
-        """Stop here: what was replaced stays so, launches use the proven version, and new ones over the
-        desired capacity go again, the last ones first; how many do."""
+        """Stop here: what was replaced stays so, launches use the proven version, and those over the
+        desired capacity go that are the less proven ones, the last ones first; how many do."""
         run = self.run
         assert run is not None
         living = self._fleet.in_state("pending", "in_service")
-        new = [one for one in living if one.id not in run.refresh.old and not one.doomed]
-        new.sort(key=lambda one: (one.in_service_at or math.inf, one.launched_at), reverse=True)
-        surplus = new[: max(len(living) - desired, 0)]
+        # In a rollback the old ones are those of the failed version.
+        worse = [
+            one
+            for one in living
+            if (one.id in run.refresh.old) == self.going_back and not one.doomed
+        ]
+        worse.sort(key=lambda one: (one.in_service_at or math.inf, one.launched_at), reverse=True)
+        surplus = worse[: max(len(living) - desired, 0)]
         for one in surplus:
             one.doomed = f"{run.entry.what} was cancelled"
         self.end("cancelled")

@@ -200,7 +200,7 @@ def test_suspended_terminations(fastlb: ScaledFastlb) -> None:
             "expected one of launch, terminate, scaling, got 'lunch'",
         ),
         ("refresh", {"action": "cancel"}, "no refresh is under way"),
-        ("refresh", {"action": "pause"}, "no refresh is under way"),
+        ("refresh", {"action": "pause"}, "expected start, cancel or rollback, got 'pause'"),
         ("activity", {"wait": -1}, "wait: expected a number, got -1"),
         ("activity", {"group": 3}, "no auto scaling group 3"),
         ("scael", {}, "expected a command (one of activity, "),

@@ -375,6 +375,13 @@ def test_what_a_cancelled_refresh_left_is_said_and_goes_back(stage: Stage) -> No
     assert status_of(web)["launches"] == ""
 
 
+def test_a_rollback_that_is_cancelled_is_called_one(stage: Stage) -> None:
+    going_back(stage)
+    stage.put("web", instance("i-bad", version=2))
+    said = stage.ask("refresh", group="web", action="cancel")["said"]
+    assert said.startswith("group web: the rollback is cancelled; what was replaced stays so, and")
+
+
 def test_the_last_change_is_whichever_was_later(stage: Stage) -> None:
     web = stage.groups["web"]
     web.scaler.say_cause("as before the supervisor was replaced")

@@ -240,6 +240,22 @@ def test_what_a_cancelled_one_left_can_be_rolled_back() -> None:
     assert stage.rollout.templates.rolled_back == {2: "asked for"}
 
 
+def test_of_a_cancelled_rollback_the_bad_ones_go_that_are_over() -> None:
+    stage = two()
+    stage.deploy("v2")
+    stage.advance()
+    for old, new in (("a", "c"), ("b", "d")):
+        stage.replace(old, new)
+    stage.rollout.roll_back("asked for")
+    stage.advance()
+    stage.fleet.instances.append(instance("e", version=1, at=9.0))
+    assert stage.rollout.cancel(2) == 1
+    assert [bool(one.doomed) for one in stage.fleet] == [True, False, False]
+    assert (stage.version, stage.rollout.templates.rolled_back) == (1, {2: "asked for"})
+    stage.rollout.roll_back("asked for again")
+    assert stage.advance() == {"c", "d"}
+
+
 def test_nothing_is_rolled_back_where_all_is_in_force() -> None:
     stage = two()
     stage.rollout.roll_back("asked for")
