@@ -108,6 +108,10 @@ class TargetRegistry:
         """Whether the workers use all targets of this group, since none is eligible."""
         return not self._eligible[group] and any(t.active for t in self._members[group].values())
 
+    def end(self) -> None:
+        """No worker is left: targets go one after the other, and which group fails open is no news."""
+        self._eligible.end()
+
     def register(
         self, group: str, target: Target, resolved: Address | None = None
     ) -> RegisteredTarget:
@@ -131,11 +135,10 @@ class TargetRegistry:
     def say(self, index: int, override: Override, what: str, cause: str) -> None:
         """An operator says this of the target from now on; `what` changed by it, and why."""
         target = self._targets[index]
-        eligible = target.eligible
         self._override(target, override)
         log.info("%s: %s: %s", target, what, cause)
         self.told("routing", str(target.address), what, cause)
-        self._note_fail_open(target.group.name, was_eligible=eligible)
+        self._note_fail_open(target.group.name)
         self._changed()
 
     def ask_anew(self) -> None:
@@ -161,7 +164,7 @@ class TargetRegistry:
         self._set_draining(target)
         log.info("%s is draining", target)
         self.told("routing", str(target.address), "draining", f"in group {target.group.name}")
-        self._note_fail_open(target.group.name, was_eligible=True)
+        self._note_fail_open(target.group.name)
         self._changed()
 
     def deregister(self, index: int) -> None:
@@ -178,7 +181,7 @@ class TargetRegistry:
         rescale(self._members[target.group.name].values())
         log.info("%s deregistered", target)
         self.told("routing", str(target.address), "deregistered", f"of group {target.group.name}")
-        self._note_fail_open(target.group.name, was_eligible=True)
+        self._note_fail_open(target.group.name)
         self._changed()
 
     def release(self, index: int, counters: Counters, rows: int) -> None:
@@ -309,7 +312,7 @@ class TargetRegistry:
         level = logging.WARNING if worse else logging.INFO
         log.log(level, "%s: %s", target, _said(transition))
         self.told("health", str(target.address), *_states_and_reason(transition))
-        self._note_fail_open(target.group.name, was_eligible=eligible)
+        self._note_fail_open(target.group.name, fell_ill=eligible)
         self._changed()
         target.changed()
         return transition
@@ -347,10 +350,10 @@ class TargetRegistry:
         target.touch()
         self.membership += 1
 
-    def _note_fail_open(self, group: str, was_eligible: bool) -> None:
+    def _note_fail_open(self, group: str, *, fell_ill: bool = False) -> None:
         """Tell where the group begins or ends to fail open."""
         members = self._members[group].values()
-        news = self._eligible.news(group, members, was_eligible=was_eligible)
+        news = self._eligible.news(group, members, fell_ill=fell_ill)
         if news is not None:
             self.told("routing", group, *news)
 
