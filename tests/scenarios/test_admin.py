@@ -319,6 +319,21 @@ def test_a_token_is_demanded_and_guessing_ends(start_fastlb: Start, token_file: 
     fastlb.stop()
 
 
+def test_a_token_that_others_may_read_is_told_once(start_fastlb: Start, tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("correct-horse-battery\n")
+    fastlb = start_fastlb(
+        "--admin", "127.0.0.1:0", "--admin-token-file", str(token), targets=["127.0.0.1:1"]
+    )
+    with over_unix(fastlb) as own:
+        for mode, told in ((0o644, 1), (0o640, 1), (0o600, 1), (0o644, 2)):
+            token.chmod(mode)
+            for body in ({}, {"dry_run": True}):
+                assert own.post("/api/v1/reload", json=body).status_code == 200
+            assert fastlb.log().count(f"others may read {token}: chmod 600 {token}") == told
+    fastlb.stop()
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
