@@ -36,7 +36,7 @@ FREE_WITHIN = 10.0
 FREE_LOOK = 0.05
 """Seconds that the address of a supervisor which has handed over may be in use, and between two looks."""
 LEAST_TOKEN = 16
-"""Characters: whoever guesses gets five tries a minute."""
+"""Characters: whoever guesses gets ten tries a second from an address (`admin.attempts`)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -309,10 +309,11 @@ def test_a_token_is_demanded_and_guessing_ends(start_fastlb: Start, token_file: 
         wrong = {"Authorization": "Bearer wrong"}
         statuses = [admin.get("/metrics", headers=wrong).status_code for _ in range(6)]
         assert statuses == [401] * 5 + [429]
-        barred = admin.get("/metrics", headers=right)
+        barred = admin.post("/login", data={"token": "wrong"})
         assert barred.status_code == 429
         assert 0 < int(barred.headers["retry-after"]) <= 60
-        assert admin.post("/login", data={"token": "correct-horse-battery"}).status_code == 429
+        assert admin.get("/metrics", headers=right).status_code == 200
+        assert admin.post("/login", data={"token": "correct-horse-battery"}).status_code == 303
     with over_unix(fastlb) as own:
         assert own.get("/api/v1/overview").status_code == 200
     assert "correct-horse" not in fastlb.log()
