@@ -207,6 +207,17 @@ def _at_port(listener: Listener, port: int) -> Listener:
     return replace(listener, address=replace(listener.address, port=port))
 
 
+def is_taken(address: Address) -> bool:
+    """Whether somebody listens where a Listener of this address would."""
+    try:
+        _bound(place_of(address), reuse_port=False).close()
+    except OSError as error:
+        return error.errno == errno.EADDRINUSE
+    except FastlbError:
+        return False  # it is told where it is bound
+    return False
+
+
 def _listens(one: socket.socket) -> bool:
     return bool(one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
 
