@@ -12,7 +12,7 @@ class Faults:
     """What was found so far, in its order. Empty where nothing was."""
 
     def __init__(self) -> None:
-        self._lines: list[str] = []
+        self._found: list[FastlbError] = []
 
     @contextmanager
     def noted(self) -> Iterator[None]:
@@ -20,13 +20,17 @@ class Faults:
         try:
             yield
         except FastlbError as error:
-            self.note(str(error))
+            self._found.append(error)
 
     def note(self, text: str) -> None:
-        if text not in self._lines:
-            self._lines.append(text)
+        self._found.append(FastlbError(text))
 
     def refuse(self) -> None:
-        """Raise FastlbError with all of them, a line each, if there are any."""
-        if self._lines:
-            raise FastlbError("\n".join(self._lines))
+        """Raise it, if it is one; of several a FastlbError with a line for each, and the cause of the
+        first that has one."""
+        if len(self._found) == 1:
+            raise self._found[0]
+        if self._found:
+            lines = dict.fromkeys(map(str, self._found))
+            cause = next((one.__cause__ for one in self._found if one.__cause__), None)
+            raise FastlbError("\n".join(lines)) from cause

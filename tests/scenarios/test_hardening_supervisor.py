@@ -92,13 +92,15 @@ def test_all_faults_of_a_start_and_of_a_reload_are_said_at_once(
         with FastlbProcess(run_root, "--config", str(path), listen=()) as fastlb:
             before, files = fastlb.targets(), open_files(fastlb.pid)
             path.write_text(faulty(*taken, "http://127.0.0.1:0"))
-            error = ask(fastlb.run_dir / fastlb.name, "reload")["error"]
+            for _ in range(20):
+                error = ask(fastlb.run_dir / fastlb.name, "reload")["error"]
             said = sorted(line.rpartition("].address: ")[2] for line in error.splitlines())
             assert [
                 line[: len(each)] for line, each in zip(said, expected, strict=True)
             ] == expected
             assert fastlb.targets().keys() == before.keys()
-            assert open_files(fastlb.pid) == files
+            # Its admin server may have come up meanwhile; what is kept of each refusal would be more.
+            wait_until(lambda: open_files(fastlb.pid) < files + 20, "nothing is kept")
             fastlb.stop()
 
 
