@@ -1,4 +1,8 @@
-"""Wrong tokens by the address that they come from: after a few it has to wait. Pure; time is given."""
+"""Wrong tokens by the address that they come from: after a few it is told to wait. Pure; time is given.
+
+Whoever has the right token must not suffer from others behind the same address, so that every token is
+compared, also where wrong ones are refused. What bounds guessing is how many are compared a second.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,11 @@ from collections.abc import Callable
 
 MOST_FAILURES = 5
 WITHIN = 60.0
-"""Seconds; a failure counts so long, and so long waits who has had MOST_FAILURES."""
+"""Seconds; a failure counts so long, and so long is told to wait who has had MOST_FAILURES."""
+MOST_COMPARED = 10
+COMPARED_WITHIN = 1.0
+"""After so many wrong ones in so many seconds none is compared, not even a right one: more comes from no
+mistaken program, and for a token of 16 characters so many guesses a second are none."""
 MOST_ADDRESSES = 4096
 """That are remembered; the ones that failed longest ago are forgotten."""
 
@@ -19,22 +27,26 @@ class Attempts:
         self._clock = clock
         self._failures: dict[str, list[float]] = {}
 
+    def closed(self, address: str) -> float:
+        """Seconds in which no token of this address is compared; 0 for none."""
+        return self._wait(address, MOST_COMPARED, COMPARED_WITHIN)
+
     def barred(self, address: str) -> float:
-        """Seconds that it has to wait; 0 for none."""
+        """Seconds that it is told to wait with wrong ones; 0 for none."""
+        return self._wait(address, MOST_FAILURES, WITHIN)
+
+    def _wait(self, address: str, most: int, within: float) -> float:
         failures = self._failures.get(_network(address), [])
-        if len(failures) < MOST_FAILURES:
+        if len(failures) < most:
             return 0.0
-        return max(failures[-MOST_FAILURES] + WITHIN - self._clock(), 0.0)
+        return max(failures[-most] + within - self._clock(), 0.0)
 
     def failed(self, address: str) -> None:
         network = _network(address)
         failures = self._failures.pop(network, [])
         if len(self._failures) >= MOST_ADDRESSES:
             del self._failures[next(iter(self._failures))]
-        self._failures[network] = [*failures[1 - MOST_FAILURES :], self._clock()]
-
-    def succeeded(self, address: str) -> None:
-        self._failures.pop(_network(address), None)
+        self._failures[network] = [*failures[1 - MOST_COMPARED :], self._clock()]
 
 
 def _network(address: str) -> str:

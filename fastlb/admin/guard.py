@@ -170,19 +170,22 @@ class Guard:
             if wants_page and request.method == "GET" and request.url.path == "/":
                 return RedirectResponse("/login", 303)
             return _unauthorized("a token is needed: Authorization: Bearer TOKEN")
-        wait = self._attempts.barred(client)
+        scheme, _, token = given.partition(" ")
+        token = token.strip() if scheme.lower() == "bearer" else ""
+        return self._compare(client, token, _unauthorized("wrong token"))
+
+    def _compare(self, client: str, given: str, wrong: Response) -> Response | None:
+        """None where it is the token. Else `wrong`, or that this address has had too many: the right one
+        is taken from it all the same, unless they come faster than anybody mistaken sends them."""
+        assert self._token is not None
+        wait = self._attempts.closed(client)
         if wait:
             return _too_many(wait)
-        scheme, _, token = given.partition(" ")
-        if scheme.lower() == "bearer" and self._is_token(token.strip()):
-            self._attempts.succeeded(client)
+        if hmac.compare_digest(given.encode("utf-8", "replace"), self._token):
             return None
+        wait = self._attempts.barred(client)
         self._attempts.failed(client)
-        return _unauthorized("wrong token")
-
-    def _is_token(self, given: str) -> bool:
-        assert self._token is not None
-        return hmac.compare_digest(given.encode("utf-8", "replace"), self._token)
+        return _too_many(wait) if wait else wrong
 
     async def _login(self, request: Request) -> Response:
         if request.method in ("GET", "HEAD"):
@@ -190,19 +193,16 @@ class Guard:
         if request.method != "POST":
             return _refused(405, "expected GET or POST")
         client = request.client.host if request.client is not None else ""
-        wait = self._attempts.barred(client)
-        if wait:
-            return _too_many(wait)
         body = b""
         async for piece in request.stream():
             body += piece
             if len(body) > LOGIN_BYTES:
                 return _refused(413, f"a body of over {LOGIN_BYTES} bytes")
         given = parse_qs(body.decode("utf-8", "replace")).get("token", [""])[0].strip()
-        if not self._is_token(given):
-            self._attempts.failed(client)
-            return HTMLResponse(LOGIN_PAGE.format(why="That is not the token."), 401)
-        self._attempts.succeeded(client)
+        wrong = HTMLResponse(LOGIN_PAGE.format(why="That is not the token."), 401)
+        refusal = self._compare(client, given, wrong)
+        if refusal is not None:
+            return refusal
         response = RedirectResponse("/", 303)
         response.set_cookie(
             self._cookie,
@@ -256,6 +256,6 @@ def _unauthorized(why: str) -> Response:
 
 
 def _too_many(wait: float) -> Response:
-    response = _refused(429, f"too many wrong tokens; try again in {wait:.0f} s")
+    response = _refused(429, f"too many wrong tokens; try again in {max(wait, 1):.0f} s")
     response.headers["Retry-After"] = f"{max(wait, 1):.0f}"
     return response

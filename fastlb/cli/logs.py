@@ -84,7 +84,12 @@ def logs(arguments: argparse.Namespace) -> int:
         return _access(arguments, status, trouble)
     kept = supervisor.folder / LOG
     if status is None and not kept.exists():
-        raise trouble or FastlbError(f"{kept} is not there")
+        if trouble is None or kept.parent.exists():
+            raise trouble or FastlbError(f"{kept} is not there")
+        raise FastlbError(
+            f"{trouble}; a clean stop removes what is shown here: what its standard error went to has "
+            "it still"
+        )
     if trouble is not None:
         print(f"fastlb: {trouble}", file=sys.stderr)
         if arguments.follow:

@@ -62,7 +62,7 @@ def others(view: int, rows: Sequence[Row], width: int | None) -> list[Text]:
         for row in rows:
             if row["state"] not in ("healthy", "initial") or row["suspect"]:
                 name = row["instance"] or row["address"]
-                said = f"{name} {target_state(row)} for {span(row['since_s'])}: {row['reason']}"
+                said = f"{name} {_state_and_reason(row)}"
                 lines += _lines(said, width, "red" if row["state"] == "unhealthy" else "")
     return lines
 
@@ -138,15 +138,21 @@ def _target(row: Row, width: int | None) -> list[Text]:
     instance = f" (instance {row['instance']})" if row["instance"] else ""
     lines = _lines(f"{row['address']}{instance} in {row['group']}", width, "bold")
     override = f"; {row['override']}" if row["override"] else ""
-    state = target_state(row)
-    said = f"{state} for {span(row['since_s'])}: {row['reason']}{override}"
-    lines += _lines(said, width, "bold red" if state == "unhealthy" else "")
+    bad = target_state(row) == "unhealthy"
+    lines += _lines(f"{_state_and_reason(row)}{override}", width, "bold red" if bad else "")
+    if row["state"] == "standby":  # no target at the moment
+        return lines
     figures = (
         f"weight {row['weight']}{', backup' if row['backup'] else ''}, "
         f"{amount(row['connections'])} connections, p95 {latency(row['p95_s'])}, "
         f"{amount(row['requests_total'])} requests in all, errors {amount(row['errors_per_s'])}/s"
     )
     return lines + _lines(figures, width)
+
+
+def _state_and_reason(row: Row) -> str:
+    lasted = "" if row["since_s"] is None else f" for {span(row['since_s'])}"
+    return f"{target_state(row)}{lasted}: {row['reason']}"
 
 
 def _instance(row: Row, overview: Row, width: int | None) -> list[Text]:

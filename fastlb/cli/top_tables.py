@@ -14,7 +14,7 @@ from fastlb.cli.wording import clean
 
 Row = Mapping[str, Any]
 NONE = "-"
-WORST_FIRST = ("unhealthy", "dead", "hung", "disabled", "draining", "unused", "initial")
+WORST_FIRST = ("unhealthy", "dead", "hung", "disabled", "draining", "standby", "unused", "initial")
 STYLES = {
     "healthy": "green",
     "running": "green",
@@ -161,6 +161,23 @@ def _groups(overview: Row) -> list[Row]:
     return [{**one, "scaling": scaled.get(one["name"])} for one in overview["groups"]]
 
 
+def _targets(overview: Row) -> list[Row]:
+    """And the instances in standby: they are registered nowhere, but whoever drained one here looks for
+    it here, and brings it back from here."""
+    rows = list(overview["targets"])
+    there = {one["instance"] for one in rows}
+    places = {
+        one["name"]: one.get("target_group") or one["name"] for one in overview["auto_scaling"]
+    }
+    for one in overview["instances"]:
+        if one["state"] == "standby" and one["id"] not in there:
+            row = {key: one.get(key) for key in ("address", "state")}
+            row |= {"instance": one["id"], "group": places.get(one["group"], one["group"])}
+            row |= {"suspect": False, "override": None, "backup": False, "since_s": None}
+            rows.append({**row, "reason": "drained and kept running: u brings it back"})
+    return rows
+
+
 VIEWS = (
     View(
         "Groups",
@@ -196,7 +213,7 @@ VIEWS = (
     ),
     View(
         "Targets",
-        lambda overview: list(overview["targets"]),
+        _targets,
         target_key,
         (
             Column("name", "TARGET", lambda row: clean(target_name(row)), target_name),

@@ -36,15 +36,17 @@ FREE_WITHIN = 10.0
 FREE_LOOK = 0.05
 """Seconds that the address of a supervisor which has handed over may be in use, and between two looks."""
 LEAST_TOKEN = 16
-"""Characters: whoever guesses gets five tries a minute."""
+"""Characters: whoever guesses gets ten tries a second from an address (`admin.attempts`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """Settings that can be put in force: checked, and `bound` where they name another address."""
+    """Settings that can be put in force: checked, and `bound` where they name another address.
+    `exposed` is whether others may read the token's file."""
 
     settings: Admin
     token: str | None
+    exposed: bool
     bound: socket.socket | None
 
     def close(self) -> None:
@@ -60,6 +62,8 @@ class Administration:
         self._path = path
         self._settings = Admin(socket=False)
         self._token: str | None = None
+        self._exposed: str | None = None
+        """The token's file that others may read, once that was said."""
         self._own: socket.socket | None = None
         self._file: os.stat_result | None = None
         self._other: socket.socket | None = None
@@ -70,14 +74,14 @@ class Administration:
     def prepare(self, settings: Admin) -> Prepared:
         """Take the address that they name, if it is another. Raises FastlbError where it cannot be, or
         where a token is missing: then nothing has changed."""
-        token = read_token(settings.token_file, os.environ.get(TOKEN_VARIABLE))
+        token, exposed = read_token(settings.token_file, os.environ.get(TOKEN_VARIABLE))
         address = settings.address
         bound = None
         if address is not None and address != self._settings.address:
             bound = (
                 listen_at_path(Path(address.path)) if address.is_unix else listen_at_port(address)
             )
-        prepared = Prepared(settings, token, bound)
+        prepared = Prepared(settings, token, exposed, bound)
         other = bound or (self._other if address is not None else None)
         if token is None and other is not None and not is_loopback(other):
             prepared.close()
@@ -93,6 +97,7 @@ class Administration:
         before, settings = self._settings, prepared.settings
         token, self._token = self._token, prepared.token
         self._settings = settings
+        self._tell_exposed(settings.token_file if prepared.exposed else None)
         if prepared.bound is not None or settings.address is None:
             self._leave_other()
         if prepared.bound is not None:
@@ -116,6 +121,12 @@ class Administration:
         if (before.token_file, token) != (settings.token_file, self._token):
             names.append("token_file")
         return [f"admin.{name}" for name in names]
+
+    def _tell_exposed(self, file: str | None) -> None:
+        """Once, and again only where that was mended meanwhile, or is another file."""
+        if file is not None and file != self._exposed:
+            log.warning("admin.token_file: others may read %s: chmod 600 %s", file, file)
+        self._exposed = file
 
     async def take_over(self, settings: Admin) -> None:
         """As another supervisor's heir, whose address may be its own for a moment longer."""
@@ -220,12 +231,13 @@ def _tell_trouble(done: asyncio.Task[None]) -> None:
         log.error("the admin server could not start", exc_info=done.exception())
 
 
-def read_token(file: str | None, variable: str | None) -> str | None:
-    """The token that is demanded: of the file, else of the environment. Raises FastlbError."""
+def read_token(file: str | None, variable: str | None) -> tuple[str | None, bool]:
+    """The token that is demanded, of the file, else of the environment; and whether others may read the
+    file. Raises FastlbError."""
     if file is None:
         if variable is None:
-            return None
-        return _checked(variable.strip(), TOKEN_VARIABLE)
+            return None, False
+        return _checked(variable.strip(), TOKEN_VARIABLE), False
     try:
         with open(file, encoding="utf-8") as stream:
             mode = os.fstat(stream.fileno()).st_mode
@@ -233,9 +245,8 @@ def read_token(file: str | None, variable: str | None) -> str | None:
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is no text"
         raise FastlbError(f"admin.token_file: cannot read {file}: {why}") from error
-    if mode & (stat.S_IRWXG | stat.S_IRWXO):
-        log.warning("admin.token_file: others may read %s: chmod 600 %s", file, file)
-    return _checked(lines[0].strip() if lines else "", f"admin.token_file: {file}")
+    token = _checked(lines[0].strip() if lines else "", f"admin.token_file: {file}")
+    return token, bool(mode & (stat.S_IRWXG | stat.S_IRWXO))
 
 
 def _checked(token: str, where: str) -> str:

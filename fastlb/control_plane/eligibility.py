@@ -19,6 +19,7 @@ class Eligibility:
     def __init__(self, groups: Iterable[str]) -> None:
         self._counts = dict.fromkeys(groups, 0)
         self._failing_open: set[str] = set()
+        self._ended = False
 
     def __getitem__(self, group: str) -> int:
         return self._counts[group]
@@ -34,14 +35,21 @@ class Eligibility:
         del self._counts[group]
         self._failing_open.discard(group)
 
+    def end(self) -> None:
+        """Nobody asks any target any more: who fails open is no news from now on."""
+        self._ended = True
+
     def news(
-        self, group: str, members: Collection[RegisteredTarget], *, was_eligible: bool
+        self, group: str, members: Collection[RegisteredTarget], *, fell_ill: bool
     ) -> tuple[str, str] | None:
         """Whether the group begins or ends to fail open: what to tell of that, and why; it is logged.
 
-        At the start all are `initial`, and that is not yet worth a line: it is once one that was
-        eligible went, or nobody is left who could still turn out to be well.
+        `fell_ill` is whether one that was eligible has just turned out not to be well. Where nobody has,
+        and those who are left are `initial`, as at the start and after a reload that replaced them all,
+        it is not worth a line until their checks have failed: nobody knows yet that anybody is ill.
         """
+        if self._ended:
+            return None
         if self._counts[group]:
             if group not in self._failing_open:
                 return None
@@ -52,11 +60,19 @@ class Eligibility:
             return None
         active = [target for target in members if target.active]
         if not active:
-            return None
-        if not was_eligible and any(one.health.state == "initial" for one in active):
+            return None  # all leave, or are out of use: there is nobody to fail open to
+        unchecked = sum(one.health.state == "initial" for one in active)
+        if unchecked and not fell_ill:
             return None
         self._failing_open.add(group)
-        who = f"all {len(active)} targets" if len(active) > 1 else "the only target"
-        are = "are" if len(active) > 1 else "is"
-        log.warning("%s of group %s %s unhealthy: failing open", who, group, are)
-        return "failing open", f"{who} {are} unhealthy"
+        who, why = _said(len(active), unchecked)
+        log.warning("%s of group %s %s: failing open", who, group, why)
+        return "failing open", f"{who} {why}"
+
+
+def _said(active: int, unchecked: int) -> tuple[str, str]:
+    if unchecked:
+        return "no target", f"is healthy, and {unchecked} of {active} are not checked yet"
+    if active == 1:
+        return "the only target", "is unhealthy"
+    return f"all {active} targets", "are unhealthy"

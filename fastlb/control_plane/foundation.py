@@ -13,20 +13,28 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 
 from fastlb.control_plane.departures import Departures
+from fastlb.control_plane.faults import Faults
 from fastlb.control_plane.group_targets import GroupTargets, Parts
 from fastlb.control_plane.health_monitor import HealthMonitor
 from fastlb.control_plane.listen_sockets import ListenSockets
 from fastlb.control_plane.listener_columns import ListenerColumns
-from fastlb.control_plane.name_resolution import resolve
+from fastlb.control_plane.name_resolution import (
+    by_what_was_found,
+    doubles,
+    first_of,
+    resolve_groups,
+)
 from fastlb.control_plane.operator_overrides import OperatorOverrides
 from fastlb.control_plane.orphans import Orphans
 from fastlb.control_plane.publication import Publication
 from fastlb.control_plane.run_dir import RunDir
+from fastlb.control_plane.surroundings import check_access_log
 from fastlb.control_plane.takeover import Inheritance
 from fastlb.control_plane.target_registry import TargetRegistry
 from fastlb.control_plane.totals import Totals
 from fastlb.control_plane.used_groups import used_groups
 from fastlb.errors import FastlbError
+from fastlb.model.address import Address
 from fastlb.model.configuration import Configuration
 from fastlb.model.target_group import OUT_OF_USE, TargetGroup
 from fastlb.target_table.counters import Counters
@@ -70,16 +78,22 @@ def lay(
     cleanup: AsyncExitStack,
     *,
     others_serve: bool,
+    faults: Faults,
 ) -> Foundation:
-    """Raises FastlbError for an address in use, a name that cannot be resolved, a group that comes to
-    nobody while `others_serve`: another supervisor is in charge. `left` is what is there of the instance
-    already; `pids` are the workers', which are no orphans. Nothing is published before
-    `publication.begin`, and `snapshot` not asked."""
+    """Raises FastlbError with all of what is in `faults` and can be found here: a log that cannot be
+    opened, an address in use, a name that cannot be resolved, a group that comes to nobody while
+    `others_serve`: another supervisor is in charge. `left` is what is there of the instance already;
+    `pids` are the workers', which are no orphans. Nothing is published before `publication.begin`, and
+    `snapshot` not asked."""
     orphans = Orphans(run_dir, left.orphans, pids)
     cleanup.push_async_callback(orphans.close)
     slots = max(workers, left.slots)
-    sockets = ListenSockets(given.listeners, slots, left.sockets)
-    cleanup.callback(sockets.close)
+    overrides = OperatorOverrides(run_dir.path)
+    resolved = _check(given, overrides, left, others_serve, faults)
+    with faults.noted():
+        sockets = ListenSockets(given.listeners, slots, left.sockets)
+        cleanup.callback(sockets.close)
+    faults.refuse()
     # Port 0 and 0 workers mean "whatever it comes to": the workers read what it came to.
     configuration = replace(given, listeners=sockets.listeners, workers=workers)
     writer = TableWriter()
@@ -91,13 +105,13 @@ def lay(
     columns.assign(listener_key(one) for one in configuration.listeners)
     publication = Publication(writer, snapshot, on_published)
     cleanup.callback(publication.end)
-    overrides = OperatorOverrides(run_dir.path)
-    _check_overrides(overrides, given.target_groups, left, others_serve)
+    find = by_what_was_found(resolved)
     registry = TargetRegistry(
-        overrides.take(given.target_groups, resolve),
+        overrides.take(given.target_groups, find),
         used_groups(given),
         publication.changed,
         override_of=overrides.of,
+        find=find,
     )
     monitor = HealthMonitor(registry, counters, workers, asyncio.get_running_loop())
     parts = Parts(registry, monitor, publication, counters, totals, workers, lambda: orphans.living)
@@ -120,6 +134,25 @@ def lay(
         targets=targets,
         departures=departures,
     )
+
+
+def _check(
+    given: Configuration,
+    overrides: OperatorOverrides,
+    left: Inheritance,
+    others_serve: bool,
+    faults: Faults,
+) -> dict[Address, list[Address]]:
+    """What can be found without changing anything. Where the targets are whose names can be resolved."""
+    with faults.noted():
+        check_access_log(given.access_log)
+    resolved = resolve_groups(given.target_groups, faults)
+    for group in given.target_groups:
+        for line in doubles(group, lambda target: first_of(target, resolved)):
+            faults.note(line)
+    with faults.noted():
+        _check_overrides(overrides, given.target_groups, left, others_serve)
+    return resolved
 
 
 def _check_overrides(

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
+from fastlb.control_plane.faults import Faults
 from fastlb.errors import FastlbError
 from fastlb.model.address import Address
 from fastlb.model.listener import Listener
@@ -66,6 +67,7 @@ class ListenSockets:
     `listeners` are the `given` ones with their real ports, where port 0 was asked for; `sockets` maps
     `listener_key` of these to one socket a slot, and `bindings` to the number of this set of sockets.
     `taken_over` are sockets that a dead supervisor had bound; missing slots are bound beside them.
+    Raises FastlbError, with a line for each Listener that cannot be bound, and everything closed again.
     """
 
     def __init__(
@@ -80,14 +82,17 @@ class ListenSockets:
         self.bindings: dict[str, int] = {}
         self.slots = slots
         self._bindings = 0
+        faults = Faults()
         try:
             for listener in listeners:
                 given = (taken_over or {}).get(listener_key(listener), ())
-                sockets = self._fill(listener, given)
-                port = sockets[0].getsockname()[1]
-                concrete = _at_port(listener, port)
-                self.listeners += (concrete,)
-                self._add(listener_key(concrete), sockets)
+                with faults.noted():
+                    sockets = self._fill(listener, given)
+                    port = sockets[0].getsockname()[1]
+                    concrete = _at_port(listener, port)
+                    self.listeners += (concrete,)
+                    self._add(listener_key(concrete), sockets)
+            faults.refuse()
         except BaseException:
             self.close()
             raise
@@ -99,9 +104,10 @@ class ListenSockets:
 
     def prepare(self, listeners: Sequence[Listener], slots: int) -> SocketChange:
         """Bind what `listeners` and `slots` need and we have not. Nothing that is there is touched;
-        may run in a thread. Raises FastlbError, with everything closed again."""
+        may run in a thread. Raises FastlbError as at the start."""
         change = SocketChange(slots=max(slots, self.slots))
-        wanted = self._concrete(listeners)
+        faults = Faults()
+        wanted = self.concrete(listeners)
         leaving = self.sockets.keys() - {listener_key(one) for one in wanted}
         ports = {self.sockets[key][0].getsockname()[1] for key in leaving}
         try:
@@ -117,10 +123,12 @@ class ListenSockets:
                 try:
                     sockets = self._fill(listener, (), change.slots, ports)
                 except FastlbError as error:
-                    raise FastlbError(f"listeners[{place}].address: {error}") from None
+                    faults.note(f"listeners[{place}].address: {error}")
+                    continue
                 concrete = _at_port(listener, sockets[0].getsockname()[1])
                 change.listeners += (concrete,)
                 change.bound[listener_key(concrete)] = sockets
+            faults.refuse()
         except BaseException as error:
             change.close()
             if isinstance(error, OSError):
@@ -131,7 +139,7 @@ class ListenSockets:
             raise
         return change
 
-    def _concrete(self, listeners: Sequence[Listener]) -> list[Listener]:
+    def concrete(self, listeners: Sequence[Listener]) -> list[Listener]:
         """With the real port where port 0 was asked for before: it is the same Listener then."""
         known: dict[str, list[int]] = {}
         for given, real in zip(self.given, self.listeners, strict=True):
@@ -197,6 +205,17 @@ class ListenSockets:
 
 def _at_port(listener: Listener, port: int) -> Listener:
     return replace(listener, address=replace(listener.address, port=port))
+
+
+def is_taken(address: Address) -> bool:
+    """Whether somebody listens where a Listener of this address would."""
+    try:
+        _bound(place_of(address), reuse_port=False).close()
+    except OSError as error:
+        return error.errno == errno.EADDRINUSE
+    except FastlbError:
+        return False  # it is told where it is bound
+    return False
 
 
 def _listens(one: socket.socket) -> bool:

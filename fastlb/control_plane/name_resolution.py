@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+from fastlb.control_plane.faults import Faults
 from fastlb.errors import FastlbError
 from fastlb.model.address import Address
-from fastlb.model.target_group import Target
+from fastlb.model.target_group import Target, TargetGroup
 
 Resolved = Mapping[Address, Sequence[Address]]
 """What the targets' host names were found to be, the first choice first."""
@@ -34,6 +35,39 @@ def resolve_all(address: Address, group: str) -> list[Address]:
     if address.host == "localhost":
         found.sort(key=lambda one: one[0] != socket.AF_INET)
     return [Address(host=str(one[4][0]), port=address.port) for one in found]
+
+
+def resolve_groups(groups: Iterable[TargetGroup], faults: Faults) -> dict[Address, list[Address]]:
+    """Where all configured targets are; without those that cannot be resolved, which are noted."""
+    resolved: dict[Address, list[Address]] = {}
+    for group in groups:
+        for target in group.targets:
+            with faults.noted():
+                resolved[target.address] = resolve_all(target.address, group.name)
+    return resolved
+
+
+def by_what_was_found(resolved: Resolved) -> Callable[[Address, str], Address]:
+    """`resolve`, which asks only for what was not looked up before."""
+
+    def found(address: Address, group: str) -> Address:
+        known = resolved.get(address)
+        return known[0] if known else resolve(address, group)
+
+    return found
+
+
+def doubles(group: TargetGroup, where: Callable[[Target], Address]) -> Iterator[str]:
+    """The targets of a group that are at the address of another one; `where` is where each is."""
+    seen: dict[Address, Target] = {}
+    for target in group.targets:
+        address = where(target)
+        if address in seen:
+            yield (
+                f"target_groups.{group.name}.targets: {target.address} is "
+                f"{seen[address].address} already: both are at {address}"
+            )
+        seen.setdefault(address, target)
 
 
 def first_of(target: Target, resolved: Resolved) -> Address:

@@ -17,11 +17,12 @@ from dataclasses import dataclass, field, replace
 from fastlb.control_plane.administration import Administration
 from fastlb.control_plane.administration import Prepared as PreparedAdmin
 from fastlb.control_plane.departures import Departures
+from fastlb.control_plane.faults import Faults
 from fastlb.control_plane.group_targets import GroupTargets, Parts
 from fastlb.control_plane.leadership import Leadership
 from fastlb.control_plane.listen_sockets import ListenSockets, SocketChange
 from fastlb.control_plane.listener_columns import ListenerColumns
-from fastlb.control_plane.name_resolution import resolve, resolve_all
+from fastlb.control_plane.name_resolution import by_what_was_found, resolve_groups
 from fastlb.control_plane.operator_overrides import OperatorOverrides
 from fastlb.control_plane.scaling import with_holds
 from fastlb.control_plane.surroundings import check_access_log
@@ -113,52 +114,69 @@ class Reconfiguration:
     # -- before
 
     async def prepare(self, given: Configuration) -> Prepared:
-        """Check and bind everything that `given` needs. Raises FastlbError, with nothing changed."""
+        """Check and bind everything that `given` needs. Raises FastlbError with all that can be found
+        against it, and nothing changed."""
+        faults = Faults()
         count = given.workers or len(os.sched_getaffinity(0))
         if not self.pool.room_for(count):
-            raise FastlbError(
+            faults.note(
                 f"workers: no room for {count}: with those that still drain there would be more than "
                 f"{ROWS}; try again after the drain timeout"
             )
         slots = max(count, self.sockets.slots)
-        change, resolved = await asyncio.to_thread(self._bind, given, slots)
+        change, resolved = await asyncio.to_thread(self._bind, given, slots, faults)
+        prepared = Prepared(given, given, change, resolved, Lingering())
         try:
-            concrete = replace(given, listeners=change.listeners, workers=count)
-            lingering = self._lingering_after(concrete)
-            configuration = lingering.added_to(concrete)
-            used = used_groups(configuration) | {one.name for one in lingering.target_groups}
-            self.parts.registry.check(configuration.target_groups, resolved)
-            self.leadership.scaling.check(configuration, used)
-            self._check_overrides(concrete)
-            _check_size(configuration, len(self.parts.registry), change.slots)
-            keys = {listener_key(one) for one in configuration.listeners}
-            if len(keys) > LISTENERS:
-                raise FastlbError(f"{len(keys)} listeners: at most {LISTENERS} can be")
-            admin = self.administration.prepare(given.admin)
+            # Of listeners that cannot be bound the others' faults are looked for all the same.
+            listeners = change.listeners or tuple(self.sockets.concrete(given.listeners))
+            concrete = replace(given, listeners=listeners, workers=count)
+            prepared.lingering = self._lingering_after(concrete)
+            prepared.configuration = prepared.lingering.added_to(concrete)
+            self._check(prepared, concrete, faults)
+            with faults.noted():
+                prepared.admin = self.administration.prepare(given.admin)
+            faults.refuse()
         except BaseException:
-            change.close()
+            prepared.close()
             raise
-        return Prepared(given, configuration, change, resolved, lingering, admin)
+        return prepared
 
     def _bind(
-        self, given: Configuration, slots: int
+        self, given: Configuration, slots: int, faults: Faults
     ) -> tuple[SocketChange, dict[Address, list[Address]]]:
         """What takes its time: names, files and sockets."""
-        check_access_log(given.access_log)
-        resolved = {
-            target.address: resolve_all(target.address, group.name)
-            for group in given.target_groups
-            for target in group.targets
-        }
-        return self.sockets.prepare(given.listeners, slots), resolved
+        with faults.noted():
+            check_access_log(given.access_log)
+        resolved = resolve_groups(given.target_groups, faults)
+        change = SocketChange()
+        with faults.noted():
+            change = self.sockets.prepare(given.listeners, slots)
+        return change, resolved
 
-    def _check_overrides(self, new: Configuration) -> None:
+    def _check(self, prepared: Prepared, concrete: Configuration, faults: Faults) -> None:
+        configuration = prepared.configuration
+        used = used_groups(configuration)
+        used |= {one.name for one in prepared.lingering.target_groups}
+        with faults.noted():
+            self.parts.registry.check(configuration.target_groups, prepared.resolved)
+        with faults.noted():
+            self.leadership.scaling.check(configuration, used)
+        self._check_overrides(concrete, faults)
+        slots = max(concrete.workers, self.sockets.slots)
+        with faults.noted():
+            _check_size(configuration, len(self.parts.registry), slots)
+        keys = {listener_key(one) for one in configuration.listeners}
+        if len(keys) > LISTENERS:
+            faults.note(f"{len(keys)} listeners: at most {LISTENERS} can be")
+
+    def _check_overrides(self, new: Configuration, faults: Faults) -> None:
         """A group that has somebody must not come to nobody by what operators said of its targets: they
-        were asked to insist on that, and whoever changes the file was not. Raises FastlbError."""
+        were asked to insist on that, and whoever changes the file was not."""
         for group in new.target_groups:
             members = self.parts.registry.members(group.name)
             if group.auto_scaling_group is None and any(one.active for one in members):
-                self.overrides.check(group)
+                with faults.noted():
+                    self.overrides.check(group)
 
     def _lingering_after(self, new: Configuration) -> Lingering:
         """The groups that must go on beside `new`, for the clients of listeners that it has not."""
@@ -218,7 +236,7 @@ class Reconfiguration:
         used = used_groups(configuration) | {one.name for one in lingering.target_groups}
         groups = self.overrides.take(
             configuration.target_groups,
-            lambda address, group: (resolved.get(address) or [resolve(address, group)])[0],
+            by_what_was_found(resolved),
         )
         gone = self.parts.registry.reconfigure(groups, used, resolved)
         self.parts.registry.ask_anew()

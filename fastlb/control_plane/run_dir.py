@@ -68,11 +68,15 @@ class RunDir:
     def __init__(self, path: Path, lock: int) -> None:
         self.path = path
         self._lock = lock
+        self.abandoned = False
+        """Whether the supervisor before us died, which a clean end leaves no lock of."""
 
     @classmethod
     def take(cls, name: str) -> RunDir:
         """Create the folder and lock it. Raises FastlbError where a live instance has it."""
         run_dir = cls(run_dir_path(name), _make_and_lock(name))
+        run_dir.abandoned = os.fstat(run_dir._lock).st_size > 0
+        run_dir.sign()
         run_dir.control_socket.unlink(missing_ok=True)
         (run_dir.path / TAKEOVER).unlink(missing_ok=True)
         return run_dir
@@ -90,6 +94,7 @@ class RunDir:
         lock = _make_and_lock(self.path.name)
         os.close(self._lock)
         self._lock = lock
+        self.sign()
 
     def let_pass(self, user: str, uid: int) -> None:
         """Let other users pass through to the folder that one of them has in this one; they can list
@@ -127,7 +132,7 @@ class RunDir:
         (self.path / f"worker-{pid}.sock").unlink(missing_ok=True)
 
     def sign(self) -> None:
-        """The lock, which another supervisor took and passed on, is ours."""
+        """The lock is ours: just taken, or by another supervisor, which passed it on."""
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
 
@@ -225,5 +230,4 @@ def _take_lock(path: Path, name: str) -> int | None:
     if not _is_same_file(lock, path / LOCK):
         os.close(lock)
         return None
-    RunDir(path, lock).sign()
     return lock

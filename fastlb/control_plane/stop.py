@@ -74,6 +74,7 @@ class Stop:
     async def _end_instances(self) -> None:
         """Once nobody sends them requests any more; nor are they checked, since they are to end."""
         self.monitor.stop()
+        self.registry.end()
         stopping = asyncio.create_task(self.scaling.stop())
         at_once = asyncio.create_task(self.signals.end.wait())
         await asyncio.wait({stopping, at_once}, return_when=asyncio.FIRST_COMPLETED)

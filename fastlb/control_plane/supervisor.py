@@ -22,6 +22,7 @@ from fastlb.control_plane.activation import passed_sockets
 from fastlb.control_plane.administration import Administration
 from fastlb.control_plane.charge import Charge
 from fastlb.control_plane.control_socket import Command, ControlSocket
+from fastlb.control_plane.faults import Faults
 from fastlb.control_plane.foundation import lay
 from fastlb.control_plane.housekeeping import Housekeeping
 from fastlb.control_plane.leadership import Leadership
@@ -38,7 +39,6 @@ from fastlb.control_plane.status import Status
 from fastlb.control_plane.stop import Stop
 from fastlb.control_plane.stop_signals import StopSignals
 from fastlb.control_plane.surroundings import (
-    check_access_log,
     fill_standard_files,
     raise_open_files,
 )
@@ -80,7 +80,6 @@ def run_supervisor(
     manager = ServiceManager(os.environ, replaces=takes_over)
     stop_logging = start_logging(configuration.log_level, "", configuration.log_format)
     try:
-        check_access_log(configuration.access_log)
         raise_open_files()
         tenure = Tenure(
             configuration.name,
@@ -182,6 +181,12 @@ class Supervisor:
         self._run_dir = run_dir
         left = await self._tenure.inherit(run_dir, given.listeners)
         count = given.workers or len(os.sched_getaffinity(0))
+        faults = Faults()
+        self._admin = Administration(run_dir.admin_socket)
+        if self._tenure.in_charge:
+            with faults.noted():
+                admin = self._admin.prepare(given.admin)
+                cleanup.callback(admin.close)  # unless it is applied, and then closed by then
         base = lay(
             given,
             count,
@@ -192,6 +197,7 @@ class Supervisor:
             pids=self._pids,
             cleanup=cleanup,
             others_serve=not self._tenure.in_charge,
+            faults=faults,
         )
         self._base = base
         self.configuration = base.configuration
@@ -208,10 +214,9 @@ class Supervisor:
         self.registry.released = self.totals.retire
         self.registry.seed(left.health)
 
-        self._admin = Administration(run_dir.admin_socket)
         cleanup.push_async_callback(self._admin.end)
         if self._tenure.in_charge:
-            self._admin.apply(self._admin.prepare(given.admin))
+            self._admin.apply(admin)
 
         hooks = PoolHooks(
             lambda worker: self._events.ready(worker),

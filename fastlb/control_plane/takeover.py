@@ -8,14 +8,15 @@ gives the sockets itself (`take_over_from_living`).
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from fastlb.control_plane.listen_sockets import listens_at
+from fastlb.control_plane.listen_sockets import is_taken, listens_at
 from fastlb.control_plane.orphans import ANSWER_WITHIN, Orphan, find_orphans
 from fastlb.control_plane.predecessor import Estate
 from fastlb.control_plane.run_dir import RunDir
@@ -28,6 +29,8 @@ log = logging.getLogger("fastlb.takeover")
 
 ASK_AGAIN = 0.02
 """A worker refuses until it has noticed its supervisor's death, which takes milliseconds."""
+BORN_WITHIN = 5.0
+"""For an interpreter to start, on a host that has just been short of everything."""
 
 
 @dataclass(slots=True)
@@ -70,6 +73,29 @@ def take_over(run_dir: RunDir, listeners: Sequence[Listener]) -> Inheritance:
         )
         break
     return found
+
+
+async def newborns_end(listeners: Iterable[Listener]) -> None:
+    """Wait until the addresses of `listeners`, which nobody handed over, are free.
+
+    A worker that was being born as its supervisor died has that one's sockets, and hears of the death
+    only once it runs: then it ends. Until then it can neither be asked for them nor told.
+    """
+    deadline = time.monotonic() + BORN_WITHIN
+    said = False
+    for listener in listeners:
+        while await asyncio.to_thread(is_taken, listener.address):
+            if time.monotonic() > deadline:
+                return
+            if not said:
+                said = True
+                log.warning(
+                    "%s is in use, and a supervisor of this name died: waiting %g s at most for its "
+                    "workers to hear of that and end",
+                    listener_key(listener),
+                    BORN_WITHIN,
+                )
+            await asyncio.sleep(ASK_AGAIN)
 
 
 def take_over_from_living(

@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 from fastlb.control_plane.eligibility import Eligibility
-from fastlb.control_plane.name_resolution import Resolved, first_of, resolve
+from fastlb.control_plane.faults import Faults
+from fastlb.control_plane.name_resolution import Resolved, doubles, first_of, resolve
 from fastlb.control_plane.registered_target import RegisteredTarget, rescale
 from fastlb.errors import FastlbError
 from fastlb.model.address import Address
@@ -37,7 +38,7 @@ class TargetRegistry:
     """All registered targets. Raises FastlbError for a target whose name cannot be resolved.
 
     What an operator said of a target is a layer of its own: `override_of` is asked whenever one is
-    registered, and what is configured can change under it.
+    registered, and what is configured can change under it. `find` is where a target of a group is.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class TargetRegistry:
         changed: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
         override_of: Callable[[str, Target], Override] = _says_nothing,
+        find: Callable[[Address, str], Address] = resolve,
     ) -> None:
         self._groups = {group.name: group for group in groups}
         self._used_groups = frozenset(used_groups)
@@ -71,7 +73,8 @@ class TargetRegistry:
         """Told of each target whose column of the counters is about to be zeroed."""
         for group in self._groups.values():
             for target in group.targets:
-                self._configured[group.name, target.address] = self._add(group, target)
+                found = find(target.address, group.name)
+                self._configured[group.name, target.address] = self._add(group, target, found)
             rescale(self._members[group.name].values())
 
     def __iter__(self) -> Iterator[RegisteredTarget]:
@@ -108,6 +111,10 @@ class TargetRegistry:
         """Whether the workers use all targets of this group, since none is eligible."""
         return not self._eligible[group] and any(t.active for t in self._members[group].values())
 
+    def end(self) -> None:
+        """No worker is left: targets go one after the other, and which group fails open is no news."""
+        self._eligible.end()
+
     def register(
         self, group: str, target: Target, resolved: Address | None = None
     ) -> RegisteredTarget:
@@ -131,11 +138,10 @@ class TargetRegistry:
     def say(self, index: int, override: Override, what: str, cause: str) -> None:
         """An operator says this of the target from now on; `what` changed by it, and why."""
         target = self._targets[index]
-        eligible = target.eligible
         self._override(target, override)
         log.info("%s: %s: %s", target, what, cause)
         self.told("routing", str(target.address), what, cause)
-        self._note_fail_open(target.group.name, was_eligible=eligible)
+        self._note_fail_open(target.group.name)
         self._changed()
 
     def ask_anew(self) -> None:
@@ -161,7 +167,7 @@ class TargetRegistry:
         self._set_draining(target)
         log.info("%s is draining", target)
         self.told("routing", str(target.address), "draining", f"in group {target.group.name}")
-        self._note_fail_open(target.group.name, was_eligible=True)
+        self._note_fail_open(target.group.name)
         self._changed()
 
     def deregister(self, index: int) -> None:
@@ -178,7 +184,7 @@ class TargetRegistry:
         rescale(self._members[target.group.name].values())
         log.info("%s deregistered", target)
         self.told("routing", str(target.address), "deregistered", f"of group {target.group.name}")
-        self._note_fail_open(target.group.name, was_eligible=True)
+        self._note_fail_open(target.group.name)
         self._changed()
 
     def release(self, index: int, counters: Counters, rows: int) -> None:
@@ -188,26 +194,26 @@ class TargetRegistry:
         heapq.heappush(self._released, index)
 
     def check(self, groups: Iterable[TargetGroup], resolved: Resolved) -> None:
-        """Raise FastlbError where `reconfigure` could not register all targets of `groups`."""
+        """Raise FastlbError where `reconfigure` could not register all targets of `groups`, with a line
+        for each reason. Names that are not `resolved` are taken for addresses."""
+        faults = Faults()
         new = 0
         for group in groups:
-            seen: dict[Address, Target] = {}
+            where = {}
             for target in group.targets:
                 known = self._stays(group.name, target, resolved)
                 address = known.address if known is not None else first_of(target, resolved)
-                if address in seen:
-                    raise FastlbError(
-                        f"target_groups.{group.name}.targets: {target.address} is "
-                        f"{seen[address].address} already: both are at {address}"
-                    )
-                seen[address] = target
+                where[target] = address
                 at = self._at.get((group.name, address))
                 new += known is None and (at is None or at.draining)
+            for line in doubles(group, where.__getitem__):
+                faults.note(line)
         if len(self._targets) + len(self._unreleased) + new > TARGETS:
-            raise FastlbError(
+            faults.note(
                 f"target_groups: no room for {new} more targets: at most {TARGETS} at once, those "
                 "included that still drain"
             )
+        faults.refuse()
 
     def reconfigure(
         self, groups: Iterable[TargetGroup], used_groups: Collection[str], resolved: Resolved
@@ -309,7 +315,7 @@ class TargetRegistry:
         level = logging.WARNING if worse else logging.INFO
         log.log(level, "%s: %s", target, _said(transition))
         self.told("health", str(target.address), *_states_and_reason(transition))
-        self._note_fail_open(target.group.name, was_eligible=eligible)
+        self._note_fail_open(target.group.name, fell_ill=eligible)
         self._changed()
         target.changed()
         return transition
@@ -347,10 +353,10 @@ class TargetRegistry:
         target.touch()
         self.membership += 1
 
-    def _note_fail_open(self, group: str, was_eligible: bool) -> None:
+    def _note_fail_open(self, group: str, *, fell_ill: bool = False) -> None:
         """Tell where the group begins or ends to fail open."""
         members = self._members[group].values()
-        news = self._eligible.news(group, members, was_eligible=was_eligible)
+        news = self._eligible.news(group, members, fell_ill=fell_ill)
         if news is not None:
             self.told("routing", group, *news)
 

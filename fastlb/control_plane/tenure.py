@@ -29,7 +29,12 @@ from fastlb.control_plane.predecessor import Estate, Predecessor
 from fastlb.control_plane.run_dir import TAKEOVER, RunDir
 from fastlb.control_plane.service_manager import ServiceManager
 from fastlb.control_plane.successor import Succession
-from fastlb.control_plane.takeover import Inheritance, take_over, take_over_from_living
+from fastlb.control_plane.takeover import (
+    Inheritance,
+    newborns_end,
+    take_over,
+    take_over_from_living,
+)
 from fastlb.control_plane.target_registry import TargetRegistry
 from fastlb.control_plane.totals import Totals
 from fastlb.control_plane.upgrade import Upgrade
@@ -137,6 +142,7 @@ class Tenure:
         """What is there of the instance already; sockets by the keys of the configured `listeners`."""
         if self._estate is None:
             left = await asyncio.to_thread(take_over, run_dir, listeners)
+            alone = not left.sockets
             for key, sockets in assign_passed(listeners, self._passed).items():
                 self._keep(key, sockets)
                 if left.sockets.get(key):  # of workers that live: the same, and more
@@ -144,6 +150,9 @@ class Tenure:
                         one.close()
                 else:
                     left.sockets[key] = sockets
+            if run_dir.abandoned and alone:
+                missing = (one for one in listeners if listener_key(one) not in left.sockets)
+                await newborns_end(missing)
             return left
         estate = self._estate
         keys = [listener_key(one) for one in listeners]

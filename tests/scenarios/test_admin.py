@@ -309,13 +309,29 @@ def test_a_token_is_demanded_and_guessing_ends(start_fastlb: Start, token_file: 
         wrong = {"Authorization": "Bearer wrong"}
         statuses = [admin.get("/metrics", headers=wrong).status_code for _ in range(6)]
         assert statuses == [401] * 5 + [429]
-        barred = admin.get("/metrics", headers=right)
+        barred = admin.post("/login", data={"token": "wrong"})
         assert barred.status_code == 429
         assert 0 < int(barred.headers["retry-after"]) <= 60
-        assert admin.post("/login", data={"token": "correct-horse-battery"}).status_code == 429
+        assert admin.get("/metrics", headers=right).status_code == 200
+        assert admin.post("/login", data={"token": "correct-horse-battery"}).status_code == 303
     with over_unix(fastlb) as own:
         assert own.get("/api/v1/overview").status_code == 200
     assert "correct-horse" not in fastlb.log()
+    fastlb.stop()
+
+
+def test_a_token_that_others_may_read_is_told_once(start_fastlb: Start, tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("correct-horse-battery\n")
+    fastlb = start_fastlb(
+        "--admin", "127.0.0.1:0", "--admin-token-file", str(token), targets=["127.0.0.1:1"]
+    )
+    with over_unix(fastlb) as own:
+        for mode, told in ((0o644, 1), (0o640, 1), (0o600, 1), (0o644, 2)):
+            token.chmod(mode)
+            for body in ({}, {"dry_run": True}):
+                assert own.post("/api/v1/reload", json=body).status_code == 200
+            assert fastlb.log().count(f"others may read {token}: chmod 600 {token}") == told
     fastlb.stop()
 
 

@@ -23,7 +23,8 @@ from fastlb.control_plane.surroundings import check_access_log
 from fastlb.errors import FastlbError
 from fastlb.target_table.layout import SLOT_BYTES
 from tests.support.fastlb import ROOT, FastlbProcess
-from tests.support.processes import RUN_DIR_VARIABLE
+from tests.support.processes import RUN_DIR_VARIABLE, open_files
+from tests.support.scaling import ask
 
 from .stand_in import REPOSITORY, Client, Instance, alive, ask_once, wait_until
 from .test_processes import children_of, listener
@@ -43,6 +44,64 @@ def test_an_access_log_that_cannot_be_opened_is_a_start_error(
     with pytest.raises(FastlbError, match="Is a directory"):
         check_access_log(str(tmp_path))
     check_access_log(str(tmp_path / "new.log"))
+
+
+FAULTS = (
+    "access_log: cannot open '/no/such/folder/log': No such file or directory",
+    "target app.invalid:80 of group web: cannot resolve 'app.invalid'",
+    "target db.invalid:80 of group web: cannot resolve 'db.invalid'",
+    "target_groups.web.targets: 127.0.0.1:7 is localhost:7 already",
+    "cannot listen on {0}: the address is in use by pid",
+    "cannot listen on {1}: the address is in use by pid",
+    "admin.token_file: cannot read /no/such/token: No such file or directory",
+)
+
+
+def faulty(*listen: str) -> str:
+    """A file that `fastlb check` has nothing to say against."""
+    listeners = "".join(
+        f'[[listeners]]\naddress = "{one}"\ndefault = {{ forward = "web" }}\n' for one in listen
+    )
+    names = '"app.invalid:80", "localhost:7", "db.invalid:80", "127.0.0.1:7"'
+    return (
+        'access_log = "/no/such/folder/log"\nadmin = { token_file = "/no/such/token" }\n'
+        f"{listeners}[target_groups.web]\ntargets = [{names}]\n"
+    )
+
+
+def test_all_faults_of_a_start_and_of_a_reload_are_said_at_once(
+    run_root: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "fastlb.toml"
+    with (
+        socket.create_server(("127.0.0.1", 0)) as one,
+        socket.create_server(("127.0.0.1", 0)) as two,
+    ):
+        taken = [f"http://127.0.0.1:{each.getsockname()[1]}" for each in (one, two)]
+        path.write_text(faulty(*taken, "http://127.0.0.1:0"))
+        expected = sorted(fault.format(*taken) for fault in FAULTS)
+        with FastlbProcess(run_root, "--config", str(path), listen=(), wait=False) as fastlb:
+            assert fastlb.process.wait(30) == 1
+            said = sorted(line.removeprefix("fastlb: ") for line in fastlb.log().splitlines())
+        assert [line[: len(each)] for line, each in zip(said, expected, strict=True)] == expected
+
+        path.write_text(
+            '[[listeners]]\naddress = "http://127.0.0.1:0"\ndefault = { forward = "web" }\n'
+            '[target_groups.web]\ntargets = ["127.0.0.1:9"]\n'
+        )
+        with FastlbProcess(run_root, "--config", str(path), listen=()) as fastlb:
+            before, files = fastlb.targets(), open_files(fastlb.pid)
+            path.write_text(faulty(*taken, "http://127.0.0.1:0"))
+            for _ in range(20):
+                error = ask(fastlb.run_dir / fastlb.name, "reload")["error"]
+            said = sorted(line.rpartition("].address: ")[2] for line in error.splitlines())
+            assert [
+                line[: len(each)] for line, each in zip(said, expected, strict=True)
+            ] == expected
+            assert fastlb.targets().keys() == before.keys()
+            # Its admin server may have come up meanwhile; what is kept of each refusal would be more.
+            wait_until(lambda: open_files(fastlb.pid) < files + 20, "nothing is kept")
+            fastlb.stop()
 
 
 def test_a_table_that_is_too_large_ends_the_start(run_root: Path, tmp_path: Path) -> None:

@@ -147,3 +147,4 @@ log = "{log}"
         fastlb.stop()
         assert following.process.wait(30) == 1
         assert not list((fastlb.run_dir).glob("*/log.jsonl*"))
+        assert "a clean stop removes what is shown here" in logs(fastlb).stderr

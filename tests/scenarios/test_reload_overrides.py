@@ -30,6 +30,28 @@ targets = [{named}]
 
 
 @pytest.mark.usefixtures("say")
+def test_a_start_that_fails_forgets_nothing_that_was_said(
+    run_root: Path, tmp_path: Path, start_raw_target: Callable[..., RawTarget], say: Say
+) -> None:
+    a, b = (str(start_raw_target(echo_requests)) for _ in range(2))
+    file = tmp_path / "fastlb.toml"
+    file.write_text(configured(a, b))
+    with FastlbProcess(run_root, "--config", str(file), listen=()) as first:
+        first.wait_states()
+        assert say(first, f"drain {a}")[0] == 0
+        first.kill_supervisor()
+        file.write_text(configured(b, "app.invalid:80"))  # names the drained one no more
+        options = {"listen": (), "run_dir": first.run_dir}
+        with FastlbProcess(run_root, "--config", str(file), wait=False, **options) as second:
+            assert second.process.wait(30) == 1
+            assert "cannot resolve 'app.invalid'" in second.log()
+        file.write_text(configured(a, b))
+        with FastlbProcess(run_root, "--config", str(file), **options) as third:
+            assert third.targets()[a]["override"] == "drained"
+            third.stop()
+
+
+@pytest.mark.usefixtures("say")
 def test_what_was_said_stays_as_long_as_its_target_is_configured(
     run_root: Path,
     tmp_path: Path,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -18,8 +19,15 @@ from typing import Any
 
 from tests.support.fastlb import FastlbProcess
 from tests.support.load import HALF_BUSY, LoadClient, LoadResult, run_load
-from tests.support.processes import alive, open_files, wait_until
-from tests.support.targets import DemoTarget
+from tests.support.processes import (
+    alive,
+    children,
+    kill_all,
+    open_files,
+    processes_of,
+    wait_until,
+)
+from tests.support.targets import DemoTarget, free_port
 
 from .test_failover import HTTP_CHECK, assert_all_well, balanced, wait_served
 from .test_worker_death import PROBE_PAUSE, SOON, Probes
@@ -205,3 +213,67 @@ def test_targets_states_survive_the_takeover(run_root: Path) -> None:
             case.targets[0].start()
             second.wait_states()
             assert_all_well(second, load.stop())
+
+
+def newborns(fastlb: FastlbProcess) -> list[int]:
+    """Children of the supervisor that have its listening sockets and do not serve yet, stopped; none
+    where they serve already."""
+
+    def interpreters() -> list[int]:
+        return [
+            pid
+            for pid in children(fastlb.pid)
+            if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        ]
+
+    found = wait_until(interpreters, 30, "a worker is born", every=0.002)
+    for pid in found:
+        os.kill(pid, signal.SIGSTOP)
+    if any((fastlb.run_dir / fastlb.name).glob("worker-*.sock")):
+        for pid in found:
+            os.kill(pid, signal.SIGCONT)
+        return []
+    return found
+
+
+def test_a_start_waits_for_workers_that_were_being_born_as_their_supervisor_died(
+    run_root: Path,
+) -> None:
+    port = free_port()
+    options: dict[str, Any] = {
+        "targets": ["127.0.0.1:9"],
+        "listen": [f"http://127.0.0.1:{port}"],
+        "wait": False,
+    }
+    for _ in range(10):
+        with FastlbProcess(run_root, **options) as first:
+            held = newborns(first)
+            if not held:
+                continue
+            first.kill_supervisor()
+            with FastlbProcess(run_root, run_dir=first.run_dir, **options) as second:
+                wait_until(lambda: "waiting 5 s at most for its workers" in second.log())
+                for pid in held:
+                    os.kill(pid, signal.SIGCONT)
+                second.wait_ready()
+                assert second.port == port
+                second.stop()
+            return
+    raise AssertionError("no worker was caught before it served")
+
+
+def test_an_address_that_others_have_is_said_to_be_in_use_after_a_death_too(run_root: Path) -> None:
+    with FastlbProcess(run_root, targets=["127.0.0.1:9"]) as first:
+        first.kill_supervisor()
+        kill_all(processes_of(first.run_dir))
+        with socket.create_server(("127.0.0.1", first.port)):
+            again = FastlbProcess(
+                run_root,
+                targets=["127.0.0.1:9"],
+                listen=[f"http://127.0.0.1:{first.port}"],
+                run_dir=first.run_dir,
+                wait=False,
+            )
+            with again:
+                assert again.process.wait(30) == 1
+                assert f"the address is in use by pid {os.getpid()}" in again.log()

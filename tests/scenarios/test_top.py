@@ -115,7 +115,17 @@ def test_keys_drain_undrain_and_scale(fastlb: ScaledFastlb, top: Terminal) -> No
     top.press("y")
     fastlb.wait_steady(2)
     top.wait_for(r"> web +2/2 .* 2/2 of 1-3")
-    top.press("9-n")
+    top.press("3jjjjjjj")
+    id = top.wait_for(r"^> (i-\w+) +healthy")[1]
+    top.press("d")
+    top.wait_for(rf"^Drain {id}\?")
+    top.press("y")
+    top.wait_for(rf"> {id} +standby")
+    top.press("u")
+    top.wait_for(rf"^Undrain {id}\?")
+    top.press("y")
+    top.wait_for(rf"> {id} +healthy")
+    top.press("1j9-n")
     top.wait_for("left as it is")
     top.press("q")
     assert top.wait_end() == 0

@@ -7,9 +7,18 @@ import json
 
 import httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from starlette.responses import PlainTextResponse
 
-from fastlb.admin.attempts import MOST_ADDRESSES, MOST_FAILURES, WITHIN, Attempts
+from fastlb.admin.attempts import (
+    COMPARED_WITHIN,
+    MOST_ADDRESSES,
+    MOST_COMPARED,
+    MOST_FAILURES,
+    WITHIN,
+    Attempts,
+)
 from fastlb.admin.events import encoded
 from fastlb.admin.guard import SESSION_SECONDS, Guard
 
@@ -37,14 +46,49 @@ def test_who_fails_often_waits_and_is_forgiven_in_time() -> None:
     assert attempts.barred("10.0.0.1") == 0
 
 
-def test_success_is_a_new_beginning_and_a_network_is_one() -> None:
+def test_a_network_is_one() -> None:
     attempts = Attempts(Clock())
     for n in range(MOST_FAILURES):
         attempts.failed(f"2001:db8::{n + 1}")
     assert attempts.barred("2001:db8::ffff") > 0
     assert attempts.barred("2001:db8:0:1::1") == 0
-    attempts.succeeded("2001:db8::1")
-    assert attempts.barred("2001:db8::1") == 0
+
+
+def test_the_right_token_is_taken_however_many_wrong_ones_its_address_sends() -> None:
+    clock = Clock()
+    guard = Guard(PlainTextResponse("in"), TOKEN, ("0.0.0.0", 1), clock)
+    right, wrong = ({"Authorization": f"Bearer {token}"} for token in (TOKEN, "wrong"))
+    for n in range(100):
+        assert asked(guard, **wrong).status_code == (401 if n < MOST_FAILURES else 429)
+        assert asked(guard, **right).status_code == 200
+        clock.now += 0.2
+
+
+@given(st.lists(st.tuples(st.booleans(), st.sampled_from([0.0, 0.01, 0.1, 0.5])), max_size=80))
+def test_guesses_a_second_are_bounded(sent: list[tuple[bool, float]]) -> None:
+    """Whether one is right can be told only where it is compared; a right one in between resets nothing."""
+    clock = Clock()
+    attempts = Attempts(clock)
+    compared: list[float] = []
+    for right, pause in sent:
+        if not right and not attempts.closed("10.0.0.1"):
+            attempts.failed("10.0.0.1")
+            compared.append(clock.now)
+        clock.now += pause
+    for at in compared:
+        assert sum(at <= one < at + COMPARED_WITHIN for one in compared) <= MOST_COMPARED
+
+
+def test_who_guesses_faster_is_not_compared_and_for_a_moment_nobody_beside_him() -> None:
+    clock = Clock()
+    guard = Guard(PlainTextResponse("in"), TOKEN, ("0.0.0.0", 1), clock)
+    wrong = {"Authorization": "Bearer wrong"}
+    for _ in range(MOST_COMPARED):
+        asked(guard, **wrong)
+    barred = asked(guard, Authorization=f"Bearer {TOKEN}")
+    assert (barred.status_code, barred.headers["retry-after"]) == (429, "1")
+    clock.now += COMPARED_WITHIN
+    assert asked(guard, Authorization=f"Bearer {TOKEN}").status_code == 200
 
 
 def test_what_is_remembered_is_bounded() -> None:

@@ -125,6 +125,54 @@ def test_targets_that_never_answered_fail_open_with_one_line(
     assert lines == ["all 2 targets of group web are unhealthy: failing open"]
 
 
+def test_who_is_replaced_by_targets_that_are_not_checked_yet_is_no_alarm(
+    changes: Changes, caplog: pytest.LogCaptureFixture
+) -> None:
+    registry = web(changes)
+    told: list[str] = []
+    registry.told = lambda kind, subject, what, cause: told.append(what)
+    make_healthy(registry)
+    new = group("web", "127.0.0.1:9003", "127.0.0.1:9004")
+    for target in registry.reconfigure([new], {"web"}, {}):
+        registry.drain(target.index)
+    assert registry.fail_open("web"), "those who are not checked yet get the requests meanwhile"
+    see(registry, 2, CheckPassed(100.0))
+    registry.deregister(0)
+    registry.deregister(1)
+    assert not caplog.records
+    assert not [what for what in told if "failing open" in what]
+    see(registry, 2, RequestFailed(1, "refused", ""))
+    message = "no target of group web is healthy, and 1 of 2 are not checked yet: failing open"
+    assert caplog.messages[-1] == message
+
+
+def test_targets_that_are_not_checked_yet_are_an_alarm_once_their_checks_fail(
+    changes: Changes, caplog: pytest.LogCaptureFixture
+) -> None:
+    registry = web(changes)
+    see(registry, 0, CheckPassed(100.0))
+    registry.drain(0)
+    assert not caplog.records
+    for _ in range(5):
+        see(registry, 1, CheckFailed(100.0, "connection refused on :9002"))
+    assert caplog.messages[-1] == "the only target of group web is unhealthy: failing open"
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_at_the_end_of_all_nobody_fails_open(
+    changes: Changes, caplog: pytest.LogCaptureFixture, ended: bool
+) -> None:
+    registry = web(changes)
+    make_healthy(registry)
+    see(registry, 1, RequestFailed(1, "refused", ""))
+    if ended:
+        registry.end()
+    registry.deregister(0)
+    registry.deregister(1)
+    lines = [message for message in caplog.messages if "failing open" in message]
+    assert bool(lines) is not ended
+
+
 def test_groups_that_nobody_forwards_to_are_unused(changes: Changes) -> None:
     groups = [group("web", "127.0.0.1:9001"), group("spare", "127.0.0.1:9001")]
     registry = TargetRegistry(groups, {"web"}, changes, changes.clock)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -235,6 +237,29 @@ def test_an_instance_is_drained_by_its_standby() -> None:
     pressed = after("dy", begin(INSTANCES))
     assert pressed.send is not None
     assert pressed.send.path.endswith("/standby")
+
+
+def test_an_instance_in_standby_stays_among_the_targets_and_is_brought_back_from_there() -> None:
+    overview = World().overview()
+    target = next(one for one in overview["targets"] if one["instance"])
+    id, address, group = target["instance"], target["address"], target["group"]
+    instance = next(one for one in overview["instances"] if one["id"] == id)
+    sight = replace(begin(TARGET_VIEW), selected=f"{group}/{address}")
+    # It drains: it is a target still.
+    instance["state"], target["state"] = "standby", "draining"
+    assert len(VIEWS[TARGET_VIEW].rows(overview)) == len(overview["targets"])
+    assert re.search(rf"> {id} +draining", shown(sight, overview=overview))
+    # Nothing is in flight any more: it is none.
+    overview["targets"].remove(target)
+    for width in (80, 200):
+        text = shown(sight, width, overview=overview)
+        assert re.search(rf"> {id} +standby +{group}", text)
+        assert "standby: drained and kept running: u brings it back" in text
+    assert id in "\n".join(line.plain for line in plain_frame(overview, TRAIL, 120))
+    pressed = after("uy", sight, overview)
+    assert pressed.send is not None
+    assert pressed.send.path == "targets/undrain"
+    assert pressed.send.body == {"target": address, "group": group}
 
 
 @pytest.mark.parametrize(
