@@ -34,9 +34,14 @@ _IDLE, _HEAD, _LENGTH, _CHUNKED, _UNTIL_CLOSE, _CLOSED = range(6)
 class Receiver(Protocol):
     """What a target connection tells the one that uses it."""
 
-    is_head: bool
-    wants_upgrade: bool
     request_done: bool
+
+    @property
+    def is_head(self) -> bool:
+        """Whether no body follows the answer's head, whatever that says."""
+
+    @property
+    def wants_upgrade(self) -> bool: ...
 
     def on_head_held(self) -> None:
         """A head came and nothing of its body: it is passed on with the body's first byte. Until then
@@ -143,13 +148,23 @@ class TargetConnection(Stream):
 
     def start(self, receiver: Receiver, data: bytes) -> None:
         """Send a request's head, with what there is of its body, for `receiver`, at the end of this turn
-        of the loop. As long as it is in `to_send`, nothing of it was sent."""
+        of the loop. Not for one that `is_head`. As long as it is in `to_send`, nothing of it was sent."""
         self.receiver = receiver
         self._state = _HEAD
         self._interim = 0
         self.bytes_seen = False
         self.to_send = data
-        self.reactor.send_soon(self)
+        reactor = self.reactor
+        if reactor.in_turn:
+            reactor.outbox.append(self)
+        else:
+            reactor.send_soon(self)
+
+    def start_bodyless(self, receiver: Receiver, data: bytes) -> None:
+        """As `start`, of a request that `is_head`: an answer that looks like the last one, body and all, is
+        something else to it."""
+        self._last = None
+        self.start(receiver, data)
 
     def start_once(self, receiver: Receiver, data: bytes) -> None:
         """As `start`, of a request that cannot be sent twice: the kernel is asked in the last moment
@@ -179,7 +194,8 @@ class TargetConnection(Stream):
         state = self._state
         receiver = self.receiver
         target = self.target
-        target.bytes_in += len(data)
+        size = len(data)
+        target.bytes_in += size
         if not target.heard:
             target.hear()
         if receiver is None or state == _IDLE:
@@ -194,9 +210,9 @@ class TargetConnection(Stream):
             last = self._last
             if (
                 last is not None
-                and len(data) == last.whole
+                and size == last.whole
                 and data.startswith(last.raw)
-                and not (self._held or receiver.is_head or self._paused)
+                and not (self._held or self._paused)
             ):
                 # The head is the one before, byte for byte, and its body is here.
                 self.bytes_seen = True

@@ -49,6 +49,7 @@ _REMEMBERED_BYTES = 4096
 IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))
 """RFC 9110 §9.2.2, of the methods that this proxy passes (TRACE is refused)."""
 SAFE = frozenset((b"GET", b"HEAD", b"OPTIONS"))
+_ORDINARY = IDEMPOTENT - {b"HEAD"}
 
 
 class RequestParserShell:
@@ -108,11 +109,16 @@ class RequestHead:
     target: bytes
     line: bytes
     block: HeaderBlock
-    idempotent: bool
+    ordinary: bool
+    """It may be sent twice, and its answer's body is what the answer's head says."""
     raw: bytes
     routed: tuple[Router, int, Action] | None = field(default=None, compare=False)
     """By which rules it was given to which action, where it was: a head that comes again is not matched
     again."""
+
+    @property
+    def idempotent(self) -> bool:
+        return self.method in IDEMPOTENT
 
     def to_target(self, trace: bytes) -> bytes:
         """The head as it goes to a target; `trace` is the request's new trace id."""
@@ -150,7 +156,7 @@ class HeadReader:
             target,
             line[0],
             block,
-            method in IDEMPOTENT,
+            method in _ORDINARY,
             data if target == last.target else b"",  # kept only where it seems to come again
         )
 
@@ -170,7 +176,7 @@ class HeadReader:
                 known = self._blocks.get((fields, max_headers, head[at:]))
             if known is not None:
                 method, target = line.groups()
-                return RequestHead(method, target, line[0], known, method in IDEMPOTENT, head)
+                return RequestHead(method, target, line[0], known, method in _ORDINARY, head)
         line = _REQUEST_LINE.match(head)
         if line is None:
             raise self._why_not(head)
@@ -198,7 +204,7 @@ class HeadReader:
             if target[:1] == b"?":
                 target = b"/" + target
         line_out = b"%b %b HTTP/1.1\r\n" % (method, target)
-        return RequestHead(method, target, line_out, block, method in IDEMPOTENT, head)
+        return RequestHead(method, target, line_out, block, method in _ORDINARY, head)
 
     def _check(self, head: bytes, method: bytes) -> None:
         if method in (b"TRACE", b"CONNECT", b"PRI"):  # PRI begins HTTP/2, and is nothing else

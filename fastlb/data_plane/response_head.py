@@ -62,6 +62,8 @@ class ResponseHead:
     out."""
 
     status: int
+    family: int
+    """2 of a 204, and so on."""
     line: bytes
     http_11: bool
     block: ResponseBlock
@@ -136,6 +138,7 @@ class ResponseReader:
         framed = length is not None and status >= 200 and status not in (204, 304)
         return ResponseHead(
             status,
+            status // 100,
             start,
             http_11,
             block,
