@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from fastlb.data_plane.timers import TICK, NEVER, TimerWheel
+from fastlb.data_plane.timers import NEVER, TICK, TimerWheel
 
 START = 1234.56
 SLACK = 1e-6
