@@ -36,6 +36,18 @@ _FIELDS = re.compile(
     rb"|keep-alive|proxy-connection|x-forwarded-for|x-forwarded-proto|x-forwarded-port"
     rb"|x-amzn-trace-id):[ \t]*([^\r]*)"
 )
+# The names of the same fields, in a head in lower case: told apart by their first letters, which costs
+# half as much, and what there is of them is known at a glance.
+_NAMES = re.compile(
+    rb"\n(?:co(?:nnection|ntent-length)|t(?:ransfer-encoding|e)|host|expect|keep-alive|upgrade"
+    rb"|proxy-connection|x-(?:forwarded-(?:for|proto|port)|amzn-trace-id)):"
+)
+_HOST_NAME, _CONNECTION_NAME, _LENGTH_NAME = b"\nhost:", b"\nconnection:", b"\ncontent-length:"
+_COMMON_NAMES = frozenset((_HOST_NAME, _CONNECTION_NAME, _LENGTH_NAME))
+_KEEP_ALIVE = b"\nconnection: keep-alive\r\n"
+_ROOT = b"X-Amzn-Trace-Id: Root="
+_END = b"\r\n\r\n"
+"""What follows a new trace id where there was none: the end of its line, and of the head."""
 _HOST = re.compile(
     rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+(?:%25[A-Za-z0-9._~-]+)?\])(?::[0-9]{0,5})?"
 )
@@ -72,6 +84,11 @@ class ForwardedFields:
     mode: str
     trusted: bool
     strict: bool
+    added: bytes = field(init=False)
+    """The lines that a request gets which brings none of X-Forwarded-* and no trace id."""
+
+    def __post_init__(self) -> None:
+        self.added = _added(self, b"", False, False)
 
 
 @dataclass(slots=True)  # not frozen: one is made for most requests, and that makes it dear
@@ -170,31 +187,21 @@ class HeadReader:
         line = _COMMON_LINE.match(head)
         if line is not None:
             at = line.end()
+            method, target = line.groups()
             if last is not None and len(head) - at == len(last.raw) and head.endswith(last.raw):
                 known: HeaderBlock | None = last
             else:
                 known = self._blocks.get((fields, max_headers, head[at:]))
-            if known is not None:
-                method, target = line.groups()
-                return RequestHead(method, target, line[0], known, method in _ORDINARY, head)
+            if known is None:
+                known = self._read_block(head, at, True, fields, max_headers)
+            return RequestHead(method, target, line[0], known, method in _ORDINARY, head)
         line = _REQUEST_LINE.match(head)
         if line is None:
             raise self._why_not(head)
         method, target, authority, rest, minor = line.groups()
-        at = line.end()
-        self._check(head, method)
-        try:
-            block = _read_block(head, at, minor == b"1", fields, max_headers)
-        except RequestError:
-            # The parser may wait for this request's body, and would take the next head for it.
-            self._parser = httptools.HttpRequestParser(RequestParserShell())
-            raise
-        if not (block.memorable and block.keep_alive and block.bodyless):
-            self._parser = httptools.HttpRequestParser(RequestParserShell())
-        if block.memorable and len(block.raw) <= _REMEMBERED_BYTES:
-            if len(self._blocks) >= _REMEMBERED_BLOCKS:
-                self._blocks.clear()
-            self._blocks[fields, max_headers, block.raw] = block
+        if method in (b"TRACE", b"CONNECT", b"PRI"):  # PRI begins HTTP/2, and is nothing else
+            raise RequestError(405, "http_request_denied", f"{method.decode()} is not offered")
+        block = self._read_block(head, line.end(), minor == b"1", fields, max_headers)
         if target == b"*" and method != b"OPTIONS":
             raise _bad("the request target * is for OPTIONS")
         if authority is not None:
@@ -206,9 +213,28 @@ class HeadReader:
         line_out = b"%b %b HTTP/1.1\r\n" % (method, target)
         return RequestHead(method, target, line_out, block, method in _ORDINARY, head)
 
-    def _check(self, head: bytes, method: bytes) -> None:
-        if method in (b"TRACE", b"CONNECT", b"PRI"):  # PRI begins HTTP/2, and is nothing else
-            raise RequestError(405, "http_request_denied", f"{method.decode()} is not offered")
+    def _read_block(
+        self, head: bytes, at: int, http_11: bool, fields: ForwardedFields, max_headers: int
+    ) -> HeaderBlock:
+        """The header block that begins at `at`, of a head that httptools accepts."""
+        self._check(head)
+        try:
+            block = _read_common(head, at, fields, max_headers) if http_11 else None
+            if block is None:
+                block = _read_any(head, at, http_11, fields, max_headers)
+        except RequestError:
+            # The parser may wait for this request's body, and would take the next head for it.
+            self._parser = httptools.HttpRequestParser(RequestParserShell())
+            raise
+        if not (block.memorable and block.keep_alive and block.bodyless):
+            self._parser = httptools.HttpRequestParser(RequestParserShell())
+        if block.memorable and len(block.raw) <= _REMEMBERED_BYTES:
+            if len(self._blocks) >= _REMEMBERED_BLOCKS:
+                self._blocks.clear()
+            self._blocks[fields, max_headers, block.raw] = block
+        return block
+
+    def _check(self, head: bytes) -> None:
         try:
             self._parser.feed_data(head)
         except httptools.HttpParserUpgrade:
@@ -230,7 +256,62 @@ def _ascii(text: str) -> str:
     return text.encode("ascii", "replace").decode()
 
 
-def _read_block(
+def _read_common(
+    head: bytes, at: int, fields: ForwardedFields, max_headers: int
+) -> HeaderBlock | None:
+    """What `_read_any` says, in a third of its time, of a head of HTTP/1.1 in which a proxy acts on nothing
+    but Host, Connection: keep-alive and Content-Length; None of any other."""
+    lowered = head.lower()
+    names = _NAMES.findall(lowered, at - 1)
+    if names != [_HOST_NAME] and not (
+        _HOST_NAME in names and _COMMON_NAMES.issuperset(names) and len(names) == len(set(names))
+    ):
+        return None
+    start = lowered.index(_HOST_NAME, at - 1) + len(_HOST_NAME)
+    host = head[start : head.index(b"\r", start)].strip(b" \t")
+    if not _HOST.fullmatch(host) or head.count(b"\n", at) - 1 > max_headers:
+        return None
+    size = 0
+    framing = b""
+    lines = head[at:-2]
+    if len(names) > 1:
+        taken = []
+        if _CONNECTION_NAME in names:
+            start = lowered.find(_KEEP_ALIVE, at - 1) + 1
+            if not start:
+                return None
+            taken.append(head[start : start + len(_KEEP_ALIVE) - 1])
+        if _LENGTH_NAME in names:
+            start = lowered.index(_LENGTH_NAME, at - 1) + 1
+            end = head.index(b"\r", start)
+            value = head[start + len(_LENGTH_NAME) - 1 : end].strip(b" \t")
+            if not _DIGITS.fullmatch(value):
+                return None
+            size = int(value)
+            framing = b"Content-Length: %d\r\n" % size
+            taken.append(head[start : end + 2])
+        lines = b"\n" + lines
+        for line in taken:
+            lines = lines.replace(b"\n" + line, b"\n", 1)
+        lines = lines[1:]
+    return HeaderBlock(
+        head[at:],
+        b"".join((lines, fields.added, framing, _ROOT)),
+        _END,
+        host,
+        True,
+        True,
+        size,
+        False,
+        b"",
+        b"",
+        True,
+        True,
+        not size,
+    )
+
+
+def _read_any(
     head: bytes, at: int, http_11: bool, fields: ForwardedFields, max_headers: int
 ) -> HeaderBlock:
     """The fields of a head whose grammar httptools has accepted; `at` is where the first begins."""
@@ -325,10 +406,12 @@ def _read_block(
     if wants_upgrade:
         framing += b"Connection: Upgrade\r\nUpgrade: %b\r\n" % wants_upgrade
     keep_alive = b"close" not in options and (http_11 or b"keep-alive" in options)
-    rest = _trace_rest(trace) if trace else b"\r\n\r\n"
+    rest = _trace_rest(trace) if trace else _END
+    added = _added(fields, forwarded_for, proto_kept, port_kept)
+    root = b"X-Amzn-Trace-Id: Self=" if b";root=" in rest.lower() else _ROOT
     return HeaderBlock(
         raw=head[at:],
-        forwarded=_added(lines, fields, forwarded_for, proto_kept, port_kept, framing, rest),
+        forwarded=b"".join((lines, added, framing, root)),
         rest=rest,
         host=host,
         keep_alive=keep_alive,
@@ -345,15 +428,9 @@ def _read_block(
 
 
 def _added(
-    lines: bytes,
-    fields: ForwardedFields,
-    forwarded_for: bytes,
-    proto_kept: bool,
-    port_kept: bool,
-    framing: bytes,
-    rest: bytes,
+    fields: ForwardedFields, forwarded_for: bytes, proto_kept: bool, port_kept: bool
 ) -> bytes:
-    parts = [lines]
+    parts = []
     if fields.mode == "append":
         if forwarded_for and (fields.trusted or not fields.strict):
             parts.append(b"X-Forwarded-For: %b, %b\r\n" % (forwarded_for, fields.client))
@@ -363,9 +440,6 @@ def _added(
         parts.append(b"X-Forwarded-Proto: http\r\n")
     if not port_kept:
         parts.append(b"X-Forwarded-Port: %b\r\n" % fields.port)
-    parts.append(framing)
-    has_root = b";root=" in rest.lower()
-    parts.append(b"X-Amzn-Trace-Id: Self=" if has_root else b"X-Amzn-Trace-Id: Root=")
     return b"".join(parts)
 
 
