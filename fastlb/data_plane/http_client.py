@@ -300,7 +300,7 @@ class TargetConnection(Stream):
             whole = end == len(data)
             raw = data if whole else data[:end]
             last = self._last
-            head = self._reader.read(raw, last.block if last is not None else None)
+            head = self._reader.read(raw, last.block if last is not None else None, data)
             if head.status >= 200:
                 break
             rest = b"" if whole else data[end:]
