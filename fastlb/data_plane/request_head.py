@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import httptools
 
@@ -57,6 +58,9 @@ MAX_REQUEST_LINE = 16384
 _REMEMBERED_BLOCKS = 1024
 _REMEMBERED_BYTES = 4096
 """Blocks of at most so many bytes are remembered over connections: some 3 MB a worker, 12 at most."""
+_MARKS = 4096
+"""Hashes of blocks that came once: only what comes a second time is kept. Pages with another Referer each
+would else sweep through those megabytes, and all that is useful out of the processor's cache."""
 
 IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))
 """RFC 9110 §9.2.2, of the methods that this proxy passes (TRACE is refused)."""
@@ -143,6 +147,10 @@ class RequestHead:
         return b"".join((self.line, block.forwarded, trace, block.rest))
 
 
+_Key = tuple[ForwardedFields, int, bytes]
+"""What a header block is read by: the connection's facts, the most fields, and its bytes."""
+
+
 def _bad(detail: str, status: int = 400) -> RequestError:
     return RequestError(status, "http_request_error", detail)
 
@@ -151,11 +159,12 @@ class HeadReader:
     """Reads heads for all connections of a worker, and keeps what they have in common: the httptools
     parser, and header blocks that came before."""
 
-    __slots__ = ("_blocks", "_parser")
+    __slots__ = ("_blocks", "_marks", "_parser")
 
     def __init__(self) -> None:
         self._parser = httptools.HttpRequestParser(RequestParserShell())
-        self._blocks: dict[tuple[ForwardedFields, int, bytes], HeaderBlock] = {}
+        self._blocks: dict[_Key, HeaderBlock] = {}
+        self._marks: set[int] = set()
 
     def again(self, data: bytes, last: RequestHead) -> RequestHead | None:
         """The request in `data`, where that is one whole request whose fields are `last`'s."""
@@ -189,19 +198,19 @@ class HeadReader:
             at = line.end()
             method, target = line.groups()
             if last is not None and len(head) - at == len(last.raw) and head.endswith(last.raw):
-                known: HeaderBlock | None = last
+                block = last
             else:
-                known = self._blocks.get((fields, max_headers, head[at:]))
-            if known is None:
-                known = self._read_block(head, at, True, fields, max_headers)
-            return RequestHead(method, target, line[0], known, method in _ORDINARY, head)
+                block = self._block(head, at, (fields, max_headers, head[at:]))
+            return RequestHead(method, target, line[0], block, method in _ORDINARY, head)
         line = _REQUEST_LINE.match(head)
         if line is None:
             raise self._why_not(head)
         method, target, authority, rest, minor = line.groups()
         if method in (b"TRACE", b"CONNECT", b"PRI"):  # PRI begins HTTP/2, and is nothing else
             raise RequestError(405, "http_request_denied", f"{method.decode()} is not offered")
-        block = self._read_block(head, line.end(), minor == b"1", fields, max_headers)
+        at = line.end()
+        key = fields, max_headers, head[at:]
+        block = self._block(head, at, key) if minor == b"1" else self._read_block(head, at, key)
         if target == b"*" and method != b"OPTIONS":
             raise _bad("the request target * is for OPTIONS")
         if authority is not None:
@@ -213,25 +222,36 @@ class HeadReader:
         line_out = b"%b %b HTTP/1.1\r\n" % (method, target)
         return RequestHead(method, target, line_out, block, method in _ORDINARY, head)
 
-    def _read_block(
-        self, head: bytes, at: int, http_11: bool, fields: ForwardedFields, max_headers: int
-    ) -> HeaderBlock:
-        """The header block that begins at `at`, of a head that httptools accepts."""
+    def _block(self, head: bytes, at: int, key: _Key) -> HeaderBlock:
+        """The header block that begins at `at`, of a head of HTTP/1.1."""
+        known = self._blocks.get(key)
+        if known is not None:
+            return known
+        block = self._read_block(head, at, key, http_11=True)
+        if block.memorable and len(block.raw) <= _REMEMBERED_BYTES:
+            mark = hash(key)
+            if mark not in self._marks:
+                if len(self._marks) >= _MARKS:
+                    self._marks.clear()
+                self._marks.add(mark)
+            else:
+                if len(self._blocks) >= _REMEMBERED_BLOCKS:
+                    self._blocks.clear()
+                self._blocks[key] = block
+        return block
+
+    def _read_block(self, head: bytes, at: int, key: _Key, *, http_11: bool = False) -> HeaderBlock:
         self._check(head)
         try:
-            block = _read_common(head, at, fields, max_headers) if http_11 else None
+            block = _read_common(head, at, key) if http_11 else None
             if block is None:
-                block = _read_any(head, at, http_11, fields, max_headers)
+                block = _read_any(head, at, key, http_11)
         except RequestError:
             # The parser may wait for this request's body, and would take the next head for it.
             self._parser = httptools.HttpRequestParser(RequestParserShell())
             raise
         if not (block.memorable and block.keep_alive and block.bodyless):
             self._parser = httptools.HttpRequestParser(RequestParserShell())
-        if block.memorable and len(block.raw) <= _REMEMBERED_BYTES:
-            if len(self._blocks) >= _REMEMBERED_BLOCKS:
-                self._blocks.clear()
-            self._blocks[fields, max_headers, block.raw] = block
         return block
 
     def _check(self, head: bytes) -> None:
@@ -256,11 +276,15 @@ def _ascii(text: str) -> str:
     return text.encode("ascii", "replace").decode()
 
 
-def _read_common(
-    head: bytes, at: int, fields: ForwardedFields, max_headers: int
-) -> HeaderBlock | None:
+@lru_cache(1024)
+def _is_host(value: bytes) -> bool:
+    return _HOST.fullmatch(value) is not None
+
+
+def _read_common(head: bytes, at: int, key: _Key) -> HeaderBlock | None:
     """What `_read_any` says, in a third of its time, of a head of HTTP/1.1 in which a proxy acts on nothing
     but Host, Connection: keep-alive and Content-Length; None of any other."""
+    fields, max_headers, raw = key
     lowered = head.lower()
     names = _NAMES.findall(lowered, at - 1)
     if names != [_HOST_NAME] and not (
@@ -269,7 +293,7 @@ def _read_common(
         return None
     start = lowered.index(_HOST_NAME, at - 1) + len(_HOST_NAME)
     host = head[start : head.index(b"\r", start)].strip(b" \t")
-    if not _HOST.fullmatch(host) or head.count(b"\n", at) - 1 > max_headers:
+    if not _is_host(host) or head.count(b"\n", at) - 1 > max_headers:
         return None
     size = 0
     framing = b""
@@ -295,7 +319,7 @@ def _read_common(
             lines = lines.replace(b"\n" + line, b"\n", 1)
         lines = lines[1:]
     return HeaderBlock(
-        head[at:],
+        raw,
         b"".join((lines, fields.added, framing, _ROOT)),
         _END,
         host,
@@ -311,10 +335,9 @@ def _read_common(
     )
 
 
-def _read_any(
-    head: bytes, at: int, http_11: bool, fields: ForwardedFields, max_headers: int
-) -> HeaderBlock:
+def _read_any(head: bytes, at: int, key: _Key, http_11: bool) -> HeaderBlock:
     """The fields of a head whose grammar httptools has accepted; `at` is where the first begins."""
+    fields, max_headers, raw = key
     if head.count(b"\n", at) - 1 > max_headers:
         raise _bad(f"over {max_headers} header fields", 431)
     host: bytes | None = None
@@ -377,7 +400,7 @@ def _read_any(
             raise _bad("no Host")
         host = fields.host
         lines += b"Host: %b\r\n" % host
-    elif not _HOST.fullmatch(host) and (http_11 or host):
+    elif not _is_host(host) and (http_11 or host):
         raise _bad("malformed Host")
     if chunked and length is not None:
         raise _bad("Content-Length with Transfer-Encoding")
@@ -410,7 +433,7 @@ def _read_any(
     added = _added(fields, forwarded_for, proto_kept, port_kept)
     root = b"X-Amzn-Trace-Id: Self=" if b";root=" in rest.lower() else _ROOT
     return HeaderBlock(
-        raw=head[at:],
+        raw=raw,
         forwarded=b"".join((lines, added, framing, root)),
         rest=rest,
         host=host,

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 import httptools
 
@@ -104,6 +105,19 @@ def _bad(detail: str) -> RequestError:
     return RequestError(502, "http_protocol_error", detail)
 
 
+@lru_cache(256)
+def _status_line(line: bytes) -> tuple[bytes, int, bool, bool]:
+    """The line for the client, its status, whether it came as HTTP/1.1, and whether a Content-Length frames
+    what follows the head. Raises RequestError (502), which is not remembered."""
+    match = _STATUS_LINE.fullmatch(line)
+    if match is None:
+        raise _bad("malformed status line")
+    status = int(match[2])
+    http_11 = match[1] == b"1"
+    ours = line if http_11 else b"HTTP/1.1" + line[8:]
+    return ours, status, http_11, status >= 200 and status not in (204, 304)
+
+
 class ResponseReader:
     """Reads heads for all connections of a worker; keeps the httptools parser that checks them."""
 
@@ -118,14 +132,8 @@ class ResponseReader:
         `last` is the ResponseBlock of the connection's previous response; `message` is the head with what
         has come after it.
         """
-        line = _STATUS_LINE.match(head)
-        if line is None:
-            raise _bad("malformed status line")
-        minor, digits = line.groups()
-        http_11 = minor == b"1"
-        status = int(digits)
-        has_body = status >= 200 and status not in (204, 304)
-        at = line.end()
+        at = head.index(b"\r\n") + 2
+        line, status, http_11, has_body = _status_line(head[:at])
         if last is not None and len(head) - at == len(last.raw) and head.endswith(last.raw):
             block = last
         else:
@@ -139,19 +147,18 @@ class ResponseReader:
                 # It waits for a body that it will not see: the body is framed by `length` here.
                 self._parser = httptools.HttpResponseParser(ResponseParserShell())
             block = common or _read_any(head, at)
-        start = line[0] if http_11 else b"HTTP/1.1" + line[0][8:]
         length = block.length
         framed = length is not None and has_body
         return ResponseHead(
             status,
             status // 100,
-            start,
+            line,
             http_11,
             block,
             head,
             len(head),
             len(head) + length if framed and length is not None else -1,
-            (head if http_11 and block.unchanged else b"".join((start, block.forwarded, b"\r\n")))
+            (head if http_11 and block.unchanged else b"".join((line, block.forwarded, b"\r\n")))
             if framed
             else b"",
         )
