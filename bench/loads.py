@@ -32,7 +32,8 @@ class Wrk:
     """GET of `path`, or POST of `body_bytes`, on keep-alive connections, each with one request at a time.
 
     `answer` is the whole body of the answer where it is short, `answer_bytes` its length. `browser` is a
-    browser's request, with another path each time. `idle` more connections are held meanwhile.
+    browser's request, with another path each time, and with `pages` another Referer, too. `idle` more
+    connections are held meanwhile.
     """
 
     path: str = "/"
@@ -40,6 +41,7 @@ class Wrk:
     fields: tuple[tuple[str, str], ...] = ()
     body_bytes: int = 0
     browser: bool = False
+    pages: bool = False
     answer: bytes = b"hello"
     answer_bytes: int = 0
     idle: int = 0
@@ -122,7 +124,8 @@ def _ask(load: Wrk, port: int) -> str:
 
 def lua_of(load: Wrk) -> str:
     """The script that wrk gets for this load."""
-    names = ["done"] + ["browser"] * load.browser + ["body"] * bool(load.body_bytes)
+    names = ["done"] + ["browser"] * load.browser + ["pages"] * load.pages
+    names += ["body"] * bool(load.body_bytes)
     return "".join((LUA / f"{name}.lua").read_text() for name in names)
 
 

@@ -36,6 +36,7 @@ http {{
     listen unix:{folder}/target.sock backlog=4096;
 {listens}
     location / {{ return 200 "hello"; }}
+    location /differs/ {{ add_header X-Request-Id $request_id; return 200 "hello"; }}
     location /bytes/ {{ root {folder}; }}
   }}
 }}

@@ -68,6 +68,11 @@ WORKLOADS = (
         goal=Goal("rate", 1.00),
     ),
     Workload(
+        name="pages",
+        title="browser-like GET, each head another",
+        load=Wrk(path="/differs/1", browser=True, pages=True),
+    ),
+    Workload(
         name="post-4k",
         title="POST 4 KiB",
         load=Wrk(path="/echo", body_bytes=4 * KIB),

@@ -79,12 +79,13 @@ class GroupTargets:
         parts = self._parts
         left = []
         for index, generation in self._retired:
-            if parts.counters.target(index, parts.rows).in_flight:
-                self._idle_since.pop(index, None)
-                left.append((index, generation))
-                continue
             since = self._idle_since.setdefault(index, time.monotonic_ns())
-            if self.seen_by_all(generation) and self._stored_by_all(since):
+            # In this order: what a worker had begun before it stored its counts is among them.
+            stored = self.seen_by_all(generation) and self._stored_by_all(since)
+            if parts.counters.target(index, parts.rows).in_flight:
+                del self._idle_since[index]
+                left.append((index, generation))
+            elif stored:
                 del self._idle_since[index]
                 parts.registry.release(index, parts.counters, parts.rows)
             else:
@@ -105,8 +106,8 @@ class GroupTargets:
         ]
 
     def _stored_by_all(self, since: int) -> bool:
-        """Whether each living worker has stored since then what it had counted. In flight is stored at
-        once and all else at the next tick: a column that is given away sooner would be written once more."""
+        """Whether each living worker has stored since then what it had counted, as it does at each tick: a
+        column that is given away sooner would be written once more."""
         cells = self._parts.counters.cells
         return all(cells[row * ROW + Worker.BEAT_NS] > since for row in self._living_rows(cells))
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from fastlb.data_plane.access_log_format import (
     NOT_SENT,
+    Answered,
     Client,
     Ending,
     Memo,
@@ -80,7 +82,13 @@ class AlbLines:
     def known(self, client: Client) -> AlbKnown:
         return AlbKnown(client, self._name)
 
-    def complete(self, known: AlbKnown, exchange: Exchange, now: float) -> Pieces:
+    def answered(self, requests: Iterable[Answered]) -> list[bytes]:
+        pieces: list[bytes] = []
+        for known, exchange, now in requests:
+            pieces += self._answered(known, exchange, now)
+        return pieces
+
+    def _answered(self, known: AlbKnown, exchange: Exchange, now: float) -> Pieces:
         head = exchange.head
         target = exchange.target
         assert target is not None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from time import gmtime, strftime
 from typing import TYPE_CHECKING
 
 from fastlb.data_plane.access_log_format import (
+    Answered,
     Client,
     Ending,
     Memo,
@@ -54,7 +56,13 @@ class CombinedLines:
     def known(self, client: Client) -> CombinedKnown:
         return CombinedKnown(client)
 
-    def complete(self, known: CombinedKnown, exchange: Exchange, now: float) -> Pieces:
+    def answered(self, requests: Iterable[Answered]) -> list[bytes]:
+        pieces: list[bytes] = []
+        for known, exchange, now in requests:
+            pieces += self._answered(known, exchange, now)
+        return pieces
+
+    def _answered(self, known: CombinedKnown, exchange: Exchange, now: float) -> Pieces:
         head = exchange.head
         return (
             known.address,

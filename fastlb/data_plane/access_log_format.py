@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from time import gmtime, strftime
@@ -144,6 +144,9 @@ class Ending:
 
 
 Pieces = tuple[bytes, ...]
+Answered = tuple[Any, "Exchange", float]
+"""A request that a target has answered: what is remembered of its client, it, and the answer's time by
+perf_counter."""
 
 
 class Lines(Protocol):
@@ -159,8 +162,8 @@ class Lines(Protocol):
     def known(self, client: Client) -> Any:
         """What is remembered of a client's connection and its last header block: has the `client`."""
 
-    def complete(self, known: Any, exchange: Exchange, now: float) -> Pieces:
-        """A request that a target has answered; `now` is perf_counter's."""
+    def answered(self, requests: Iterable[Answered], /) -> list[bytes]:
+        """The pieces of all their lines."""
 
     def other(
         self, known: Any, head: RequestHead | None, trace: bytes, ending: Ending, wall: float

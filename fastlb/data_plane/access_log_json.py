@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from fastlb.data_plane.access_log_format import (
     MOST_REMEMBERED,
     NOT_SENT,
+    Answered,
     Client,
     Ending,
     Memo,
@@ -15,6 +17,7 @@ from fastlb.data_plane.access_log_format import (
     iso,
     number,
 )
+from fastlb.data_plane.exchange_notes import ExchangeNotes
 from fastlb.data_plane.request_head import RequestHead
 
 if TYPE_CHECKING:
@@ -36,22 +39,41 @@ def _times_of(microseconds: int) -> bytes:
 
 
 class JsonKnown:
-    __slots__ = ("about", "after", "before", "client", "head_bytes", "trace")
+    """What is remembered of a client; `start` is what goes before the target of a request of `method`."""
+
+    __slots__ = (
+        "_before",
+        "about",
+        "after",
+        "client",
+        "head_bytes",
+        "method",
+        "start",
+        "trace",
+    )
 
     def __init__(self, client: Client, before: bytes, about: bytes, after: bytes) -> None:
         self.client = client
-        self.before = before
+        self._before = before
+        self.use(b"GET")
         self.about = about
         self.after = after
         self.trace = b',"retries":0,"rule":0,"trace_id":"' + client.trace_before
         self.head_bytes = client.head_bytes
 
+    def start_of(self, method: bytes) -> bytes:
+        return b'%b%b","target_uri":"' % (self._before, method)
+
+    def use(self, method: bytes) -> None:
+        self.method = method
+        self.start = self.start_of(method)
+
 
 class JsonLines:
     """One JSON object a line; each has the same fields, and those that were cut short three more."""
 
-    columns = 13
-    uri_at = 4
+    columns = 11
+    uri_at = 2
     escape = staticmethod(escape_json)
 
     def __init__(self, pid: int) -> None:
@@ -63,8 +85,12 @@ class JsonLines:
         self._sizes: Memo[int] = Memo(lambda size: b',"bytes_out":%d' % size)
         self._statuses: Memo[int] = Memo(lambda status: b'","status":%d,"bytes_in":' % status)
         self._times: Memo[int] = Memo(_times_of)
-        self._targets: Memo[TargetRuntime] = Memo(
-            lambda target: self._target(target.group.name, target.key, b"0", b"0")
+        self._targets: Memo[TargetRuntime | None] = Memo(
+            lambda target: (
+                self._target(target.group.name, target.key, b"0", b"0")
+                if target is not None
+                else b""
+            )
         )
 
     def set_offset(self, offset: float) -> None:
@@ -102,50 +128,60 @@ class JsonLines:
         second, fraction = divmod(millisecond, 1000)
         self._stamp = b'{"time":"%b.%03dZ' % (iso(second), fraction)
 
-    def complete(self, known: JsonKnown, exchange: Exchange, now: float) -> Pieces:
-        millisecond = int((now + self._offset) * 1000)
-        if millisecond != self._millisecond:
-            self._set_time(millisecond)
-        head = exchange.head
+    def answered(self, requests: Iterable[Answered]) -> list[bytes]:
+        pieces: list[bytes] = []
+        offset = self._offset
+        known: JsonKnown
+        for known, exchange, now in requests:
+            millisecond = int((now + offset) * 1000)
+            if millisecond != self._millisecond:
+                self._set_time(millisecond)
+            head = exchange.head
+            if head.method != known.method:
+                known.use(head.method)
+            size = known.head_bytes + len(head.line)
+            if exchange.body is not None or exchange.payload:
+                size += exchange.received
+            if exchange.notes is None:
+                before = self._targets[exchange.target]
+                microseconds = int((now - exchange.began) * 1e6)
+                times = (
+                    self._times[microseconds]
+                    if microseconds < MOST_REMEMBERED
+                    else _times_of(microseconds)
+                )
+                trace = known.trace
+                if exchange.rule:
+                    trace = _json_trace(0, b"%d" % exchange.rule, known.client.trace_before)
+            else:
+                before, times, trace = self._noted(known, exchange, exchange.notes, now)
+            pieces += (
+                self._stamp,
+                known.start,
+                head.target,
+                self._statuses[exchange.status],
+                self.numbers[size],
+                self._sizes[exchange.head_out + exchange.bytes_out],
+                before,
+                times,
+                trace,
+                exchange.trace,
+                known.after,
+            )
+        return pieces
+
+    def _noted(
+        self, known: JsonKnown, exchange: Exchange, notes: ExchangeNotes, now: float
+    ) -> Pieces:
+        """Of a request that did not go straight to an open connection: the pieces before its times, these,
+        and the one before its trace id."""
         target = exchange.target
         assert target is not None
-        size = known.head_bytes + len(head.line)
-        if exchange.body is not None or exchange.payload:
-            size += exchange.received
-        notes = exchange.notes
-        if notes is None:
-            before = self._targets[target]
-            microseconds = int((now - exchange.began) * 1e6)
-            times = (
-                self._times[microseconds]
-                if microseconds < MOST_REMEMBERED
-                else _times_of(microseconds)
-            )
-            if exchange.rule:
-                trace = _json_trace(0, b"%d" % exchange.rule, known.client.trace_before)
-            else:
-                trace = known.trace
-        else:
-            noted = notes.times(exchange.began, exchange.waited, now)
-            before = self._target(
-                target.group.name, target.key, _ms(noted.held), _ms(noted.connect)
-            )
-            times = _times(noted.response, noted.total)
-            trace = _json_trace(notes.retries, b"%d" % exchange.rule, known.client.trace_before)
+        times = notes.times(exchange.began, exchange.waited, now)
         return (
-            self._stamp,
-            known.before,
-            head.method,
-            b'","target_uri":"',
-            head.target,
-            self._statuses[exchange.status],
-            self.numbers[size],
-            self._sizes[exchange.head_out + exchange.bytes_out],
-            before,
-            times,
-            trace,
-            exchange.trace,
-            known.after,
+            self._target(target.group.name, target.key, _ms(times.held), _ms(times.connect)),
+            _times(times.response, times.total),
+            _json_trace(notes.retries, b"%d" % exchange.rule, known.client.trace_before),
         )
 
     def other(
@@ -163,9 +199,7 @@ class JsonLines:
         self._set_time(int(wall * 1000))
         return (
             self._stamp,
-            known.before,
-            head.method if head is not None else NOT_SENT,
-            b'","target_uri":"',
+            known.start_of(head.method if head is not None else NOT_SENT),
             head.target if head is not None else NOT_SENT,
             self._statuses[ending.status],
             self.numbers[ending.bytes_in],

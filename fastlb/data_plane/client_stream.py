@@ -9,7 +9,7 @@ import socket
 from fastlb.data_plane.listener_counts import ListenerCounts
 from fastlb.data_plane.splice import reset_at_close
 from fastlb.data_plane.stream import Stream
-from fastlb.data_plane.timers import TICK
+from fastlb.data_plane.timers import NEVER
 from fastlb.data_plane.worker_state import WorkerState
 
 LINGER_SECONDS = 2.0
@@ -33,7 +33,7 @@ class ClientStream(Stream):
         "_reading",
         "_turn",
         "_writable",
-        "armed_tick",
+        "armed_at",
         "counts",
         "deadline",
         "idle_timeout",
@@ -45,7 +45,7 @@ class ClientStream(Stream):
         self.worker = worker
         self.counts = counts
         self.idle_timeout = idle_timeout
-        self.armed_tick = 0
+        self.armed_at = NEVER
         self.deadline = 0.0
         self._turn = HEAD
         self._eof = False
@@ -106,9 +106,8 @@ class ClientStream(Stream):
     def await_for(self, seconds: float) -> None:
         """Call `on_deadline` after `seconds`, unless this is called again before."""
         timers = self.worker.timers
-        deadline = timers.now + seconds
-        self.deadline = deadline
-        if deadline < self.armed_tick * TICK or not self.armed_tick:
+        deadline = self.deadline = timers.now + seconds
+        if deadline < self.armed_at:
             timers.arm(self, deadline)
 
     def on_deadline(self, now: float) -> None:

@@ -56,7 +56,6 @@ class Exchange:
         "group",
         "head",
         "head_out",
-        "is_head",
         "is_held",
         "notes",
         "over",
@@ -67,25 +66,27 @@ class Exchange:
         "target",
         "trace",
         "waited",
-        "wants_upgrade",
     )
 
-    def __init__(self, client: Client, head: RequestHead, group: GroupRuntime) -> None:
+    def __init__(
+        self, client: Client, head: RequestHead, group: GroupRuntime, rule: int, trace: bytes
+    ) -> None:
+        """`rule` is the priority of the Rule that chose the group, 0 for the default; `trace` is the
+        request's new trace id."""
         self.client = client
         self.head = head
         self.group = group
+        self.rule = rule
+        self.trace = trace
         self.began = perf_counter()
         self.target: TargetRuntime | None = None
         self.connection: TargetConnection | None = None
-        self.trace = b""
         self.status = 0
         """Of the final response, once its head went to the client."""
         self.bytes_out = 0
         """Of the answer's body."""
         self.head_out = 0
         """Bytes of the answer's head."""
-        self.rule = 0
-        """Priority of the Rule that chose the group; 0 is the default's."""
         self.notes: ExchangeNotes | None = None
         self.over = False
         self.request_done = True
@@ -98,8 +99,6 @@ class Exchange:
         """Of a request whose body did not come whole with its head."""
         self.payload = b""
         """The whole body of one whose body did."""
-        self.is_head = head.method == b"HEAD"
-        self.wants_upgrade = bool(head.block.upgrade)
         self._sent = False
         self._answering = False
         self._retrying = False
@@ -107,6 +106,14 @@ class Exchange:
         self._tries = 0
         self._tried: Sequence[TargetRuntime] = ()
         self._connecting: Opening | None = None
+
+    @property
+    def is_head(self) -> bool:
+        return self.head.method == b"HEAD"
+
+    @property
+    def wants_upgrade(self) -> bool:
+        return bool(self.head.block.upgrade)
 
     @property
     def last_target(self) -> TargetRuntime | None:
@@ -132,17 +139,16 @@ class Exchange:
 
     # -- the request
 
-    def start(self, trace: bytes) -> None:
-        """Choose a target and send; `trace` is the request's new trace id."""
-        client = self.client
-        self.trace = trace
+    def start(self) -> bool:
+        """Choose a target and send. Whether it is sent, and the client has only to wait for its answer for
+        the `response_timeout`; else this has told it for how long to wait for what."""
         group = self.group
         choose = group.choose
         if choose is None:
             detail = f"no target of group {group.name} is registered"
             self._hold_or(RequestError(503, "destination_unavailable", detail))
-            return
-        target = choose(client.client_ip)
+            return False
+        target = choose(self.client.client_ip)
         head = self.head
         if self.body is None:
             idle = target.pool.idle
@@ -154,15 +160,15 @@ class Exchange:
                 self._sent = True
                 target.begin()
                 block = head.block
-                data = b"".join((head.line, block.forwarded, trace, block.rest, self.payload))
+                data = b"".join((head.line, block.forwarded, self.trace, block.rest, self.payload))
                 target.bytes_out += len(data)
-                if head.idempotent:
+                if head.ordinary:
                     connection.start(self, data)
                 else:
-                    connection.start_once(self, data)
-                client.await_for(group.settings.response_timeout)
-                return
+                    self._start_other(connection, data)
+                return True
         self._attempt(target)
+        return False
 
     def begin_body(self, data: bytes) -> bytes:
         """Take what came with the head of a request that has a body; returns what comes after it. Raises
@@ -291,14 +297,19 @@ class Exchange:
             data += self.body.held()
             self.body.sent()
         target.bytes_out += len(data)
-        if head.idempotent:
-            connection.start(self, data)
-        else:
-            connection.start_once(self, data)
+        self._start_other(connection, data)
         if self.request_done:
             self.client.await_for(self.group.settings.response_timeout)
         else:
             self.client.await_body()
+
+    def _start_other(self, connection: TargetConnection, data: bytes) -> None:
+        if not self.head.idempotent:
+            connection.start_once(self, data)
+        elif self.is_head:
+            connection.start_bodyless(self, data)
+        else:
+            connection.start(self, data)
 
     def on_connect_failed(self, error: OSError) -> None:
         self._connecting = None

@@ -24,6 +24,9 @@ MAX_HEAD = 65536
 """Bytes of a response's head; AWS allows 32 K."""
 BULK_BYTES = 16384
 """Of a body, still to come: from here on two splices cost less than reading and sending."""
+HEAD_ROOM = 256
+"""Where the last answer was bulk, no more than so many bytes over its head are read of the next one at first:
+the rest is spliced, and a longer head fits all the same."""
 MAX_INTERIM = 16
 """1xx responses before a final one; more is a target gone wrong."""
 
@@ -34,9 +37,14 @@ _IDLE, _HEAD, _LENGTH, _CHUNKED, _UNTIL_CLOSE, _CLOSED = range(6)
 class Receiver(Protocol):
     """What a target connection tells the one that uses it."""
 
-    is_head: bool
-    wants_upgrade: bool
     request_done: bool
+
+    @property
+    def is_head(self) -> bool:
+        """Whether no body follows the answer's head, whatever that says."""
+
+    @property
+    def wants_upgrade(self) -> bool: ...
 
     def on_head_held(self) -> None:
         """A head came and nothing of its body: it is passed on with the body's first byte. Until then
@@ -143,13 +151,23 @@ class TargetConnection(Stream):
 
     def start(self, receiver: Receiver, data: bytes) -> None:
         """Send a request's head, with what there is of its body, for `receiver`, at the end of this turn
-        of the loop. As long as it is in `to_send`, nothing of it was sent."""
+        of the loop. Not for one that `is_head`. As long as it is in `to_send`, nothing of it was sent."""
         self.receiver = receiver
         self._state = _HEAD
         self._interim = 0
         self.bytes_seen = False
         self.to_send = data
-        self.reactor.send_soon(self)
+        reactor = self.reactor
+        if reactor.in_turn:
+            reactor.outbox.append(self)
+        else:
+            reactor.send_soon(self)
+
+    def start_bodyless(self, receiver: Receiver, data: bytes) -> None:
+        """As `start`, of a request that `is_head`: an answer that looks like the last one, body and all, is
+        something else to it."""
+        self._last = None
+        self.start(receiver, data)
 
     def start_once(self, receiver: Receiver, data: bytes) -> None:
         """As `start`, of a request that cannot be sent twice: the kernel is asked in the last moment
@@ -179,7 +197,8 @@ class TargetConnection(Stream):
         state = self._state
         receiver = self.receiver
         target = self.target
-        target.bytes_in += len(data)
+        size = len(data)
+        target.bytes_in += size
         if not target.heard:
             target.hear()
         if receiver is None or state == _IDLE:
@@ -194,9 +213,9 @@ class TargetConnection(Stream):
             last = self._last
             if (
                 last is not None
-                and len(data) == last.whole
+                and size == last.whole
                 and data.startswith(last.raw)
-                and not (self._held or receiver.is_head or self._paused)
+                and not (self._held or self._paused)
             ):
                 # The head is the one before, byte for byte, and its body is here.
                 self.bytes_seen = True
@@ -228,7 +247,8 @@ class TargetConnection(Stream):
         if self.receiver is None or self._state != _LENGTH or self._left != self.sink_left:
             self.sink = None  # what comes is not that body any more
             return False
-        return super()._move()
+        assert self.sink is not None
+        return self._splice(self.sink)
 
     def _on_whole(self, receiver: Receiver, head: ResponseHead, data: bytes) -> None:
         self.receiver = None
@@ -284,7 +304,7 @@ class TargetConnection(Stream):
             whole = end == len(data)
             raw = data if whole else data[:end]
             last = self._last
-            head = self._reader.read(raw, last.block if last is not None else None)
+            head = self._reader.read(raw, last.block if last is not None else None, data)
             if head.status >= 200:
                 break
             rest = b"" if whole else data[end:]
@@ -305,6 +325,9 @@ class TargetConnection(Stream):
         self._held = b""
         block = head.block
         self._last = head
+        more_waits = self.read_bytes != READ_BYTES
+        """Most likely, since no more was read than a head and a little."""
+        self.read_bytes = READ_BYTES
         self._reusable = head.reusable
         if block.keep_alive_timeout is not None:
             self.learned_timeout = block.keep_alive_timeout
@@ -329,9 +352,13 @@ class TargetConnection(Stream):
                 if self._left >= BULK_BYTES and self.receiver is receiver:
                     self.sink = receiver.bulk_sink()
                     self.sink_left = self._left
+                    if more_waits and self.sink is not None:
+                        self._move()
             elif got == length:
                 if self._paused:
                     self.pace(True)  # for a slow reader; the next one who gets it is another
+                if length >= BULK_BYTES:
+                    self.read_bytes = end + HEAD_ROOM
                 self._on_whole(receiver, head, data)
             else:
                 receiver.on_response(head, data[: end + length], end, True)
@@ -378,6 +405,9 @@ class TargetConnection(Stream):
         self.receiver = self.sink = None
         self._state = _IDLE
         self.fresh = False
+        last = self._last
+        if last is not None and last.whole - last.size >= BULK_BYTES:
+            self.read_bytes = last.size + HEAD_ROOM
         reusable = self._reusable and not leftover and self._request_is_out(receiver)
         if self._paused:
             self.pace(True)  # for a slow reader; the next one who gets it is another

@@ -31,7 +31,6 @@ from fastlb.data_plane.retry_budget import RetryBudget
 from fastlb.data_plane.splice import Pump
 from fastlb.data_plane.stream import Stream
 from fastlb.data_plane.target_runtime import GroupRuntime
-from fastlb.data_plane.timers import TICK
 from fastlb.data_plane.tunnel import Tunnel
 from fastlb.data_plane.worker_state import WorkerState
 from fastlb.errors import RequestError
@@ -81,7 +80,10 @@ class HttpConnection(RequestStream):
                 last = self._last
                 if last is not None and not self._ahead:
                     raw = last.raw
-                    if raw and data.startswith(raw):  # the former head, byte for byte
+                    if data == raw:  # the former head, byte for byte
+                        self._begin(last, b"")
+                        return
+                    if raw and data.startswith(raw):
                         self._begin(last, data[len(raw) :])
                         return
                     if len(data) <= self.listener.settings.max_header_bytes:
@@ -179,8 +181,7 @@ class HttpConnection(RequestStream):
             group, rule = found
         else:
             rule = 0
-        self._exchange = exchange = Exchange(self, head, group)
-        exchange.rule = rule
+        self._exchange = exchange = Exchange(self, head, group, rule, worker.next_trace_id())
         self._turn = TARGET
         worker.retries.active += 1
         if not head.block.bodyless:
@@ -193,7 +194,11 @@ class HttpConnection(RequestStream):
                 self._refuse(error, head)
                 return
         self._ahead = rest
-        exchange.start(worker.next_trace_id())
+        if exchange.start():
+            # As `await_for`, without the call.
+            deadline = self.deadline = worker.timers.now + group.settings.response_timeout
+            if deadline < self.armed_at:
+                worker.timers.arm(self, deadline)
         if not self._writable:
             self.pace_target()
         if (rest or not exchange.request_done) and self._exchange is exchange:
@@ -347,25 +352,29 @@ class HttpConnection(RequestStream):
         ):
             return False
         at, kept = head.size, head.kept
-        exchange.bytes_out = size - at
+        body_bytes = size - at
         if kept is not head.raw:
             data = kept + data[at:]
             size = len(data)
         worker, counts = self.worker, self.counts
         counts.bytes_out += size
-        counts.statuses[head.status // 100] += 1
+        counts.statuses[head.family] += 1
         self.to_send = data
-        self.reactor.send_soon(self)
+        reactor = self.reactor
+        if reactor.in_turn:
+            reactor.outbox.append(self)
+        else:
+            reactor.send_soon(self)
         self._exchange = None
         worker.retries.active -= 1
         if worker.access_log is not None:
-            exchange.head_out = len(kept)
+            exchange.head_out, exchange.bytes_out = len(kept), body_bytes
             worker.access_log.complete(self, exchange, now)
         idle_since = self.idle_since = worker.timers.now
         self._turn = IDLE
         # As `await_for`, without the call.
         deadline = self.deadline = idle_since + self.idle_timeout
-        if not self.armed_tick or deadline < self.armed_tick * TICK:
+        if deadline < self.armed_at:
             worker.timers.arm(self, deadline)
         if not self._reading:
             self.update_reading()

@@ -17,6 +17,10 @@ BATCH = 256
 
 READABLE = select.EPOLLIN
 WRITABLE = select.EPOLLOUT
+_ONCE = select.EPOLLET | select.EPOLLRDHUP | select.EPOLLPRI
+"""Edge-triggered: a descriptor is told of once for what has come, and not looked at again in the next turn
+to find that nothing is left. A read that is not full has taken all there was, but for what is told of by
+itself: the other side's end, and TCP's urgent data, before which a read stops."""
 
 
 class Handler(Protocol):
@@ -40,15 +44,17 @@ class Ending(Protocol):
 class Reactor:
     """One a worker. A descriptor must be forgotten before it is closed."""
 
-    __slots__ = ("_ended", "_epoll", "_handlers", "_in_turn", "_loop", "_outbox", "_scheduled")
+    __slots__ = ("_ended", "_epoll", "_handlers", "_loop", "_scheduled", "in_turn", "outbox")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._epoll = select.epoll()
         self._handlers: list[Handler | None] = [None] * 1024
-        self._outbox: list[Sender] = []
         self._ended: list[Ending] = []
-        self._in_turn = False
+        self.in_turn = False
+        """Whether what is added to `outbox` now leaves in any case."""
+        self.outbox: list[Sender] = []
+        """Who has something to send at the end of this turn."""
         self._scheduled = False
         loop.add_reader(self._epoll.fileno(), self._turn)
 
@@ -64,6 +70,15 @@ class Reactor:
             handlers.extend([None] * (fd + 1024 - len(handlers)))
         handlers[fd] = handler
         self._epoll.register(fd, events)
+
+    def watch_once(self, fd: int, handler: Handler) -> None:
+        """As `watch`, of READABLE, for one that reads all there is or says that it may not have (`again`):
+        after a read that was full, or an event of anything else beside READABLE."""
+        self.watch(fd, handler, READABLE | _ONCE)
+
+    def again(self, fd: int) -> None:
+        """Call the handler of one that is watched once in the next turn, if it is READABLE then."""
+        self._epoll.modify(fd, READABLE | _ONCE)
 
     def change(self, fd: int, events: int) -> None:
         """Other events of a descriptor that is watched."""
@@ -90,19 +105,19 @@ class Reactor:
         All of a turn's messages then leave in one go: whoever receives them is woken once and not for
         each, which is most of what a small message costs.
         """
-        self._outbox.append(sender)
-        if not self._in_turn and not self._scheduled:
+        self.outbox.append(sender)
+        if not self.in_turn:
             self._schedule()
 
     def _schedule(self) -> None:
-        if not self._in_turn and not self._scheduled:
+        if not self.in_turn and not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._send_all)
 
     def _turn(self) -> None:
         handlers = self._handlers
         ready = iter(self._epoll.poll(0, BATCH))
-        self._in_turn = True
+        self.in_turn = True
         while True:
             try:
                 for fd, events in ready:  # after a failure: from the next one on
@@ -112,13 +127,12 @@ class Reactor:
                 break
             except Exception as error:  # noqa: BLE001  the others' events must still be handled
                 self._report("an event of a connection failed", error)
-        self._in_turn = False
         self._send_all()
 
     def _send_all(self) -> None:
         self._scheduled = False
-        outbox = self._outbox
-        self._in_turn = True  # what is added meanwhile leaves with the rest
+        outbox = self.outbox
+        self.in_turn = True  # what is added meanwhile leaves with the rest
         turn = iter(outbox)
         while True:
             try:
@@ -128,7 +142,7 @@ class Reactor:
             except Exception as error:  # noqa: BLE001  the others' messages must still leave
                 self._report("a message could not be sent", error)
         outbox.clear()
-        self._in_turn = False
+        self.in_turn = False
         if self._ended:
             self._tell_ends()
 

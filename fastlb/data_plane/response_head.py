@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 import httptools
 
@@ -26,8 +27,13 @@ BARE_LF = re.compile(rb"(?<!\r)\n")
 """What RFC 9112 §2.2 lets a recipient take for a line's end, and this proxy does not."""
 _LENGTH = frozenset((b"content-length",))
 _DIGITS = re.compile(rb"[0-9]{1,18}")
-_LENGTH_AS_WE_WRITE = re.compile(rb"0|[1-9][0-9]{0,17}")
-_KEEP_ALIVE = (b"Connection", b"keep-alive")
+_LENGTH_AS_WE_WRITE = re.compile(rb" (?:0|[1-9][0-9]{0,17})")
+# The names of the same fields, in a head in lower case.
+_NAMES = re.compile(
+    rb"\n(?:co(?:nnection|ntent-length)|transfer-encoding|keep-alive|proxy-connection|upgrade):"
+)
+_CONNECTION_NAME, _LENGTH_NAME = b"\nconnection:", b"\ncontent-length:"
+_KEEP_ALIVE = b"\nconnection: keep-alive\r\n"
 _KEEP_ALIVE_TIMEOUT = re.compile(rb"(?i)(?:^|[,\s])timeout=([0-9]{1,6})")
 
 
@@ -62,6 +68,8 @@ class ResponseHead:
     out."""
 
     status: int
+    family: int
+    """2 of a 204, and so on."""
     line: bytes
     http_11: bool
     block: ResponseBlock
@@ -97,6 +105,19 @@ def _bad(detail: str) -> RequestError:
     return RequestError(502, "http_protocol_error", detail)
 
 
+@lru_cache(256)
+def _status_line(line: bytes) -> tuple[bytes, int, bool, bool]:
+    """The line for the client, its status, whether it came as HTTP/1.1, and whether a Content-Length frames
+    what follows the head. Raises RequestError (502), which is not remembered."""
+    match = _STATUS_LINE.fullmatch(line)
+    if match is None:
+        raise _bad("malformed status line")
+    status = int(match[2])
+    http_11 = match[1] == b"1"
+    ours = line if http_11 else b"HTTP/1.1" + line[8:]
+    return ours, status, http_11, status >= 200 and status not in (204, 304)
+
+
 class ResponseReader:
     """Reads heads for all connections of a worker; keeps the httptools parser that checks them."""
 
@@ -105,88 +126,81 @@ class ResponseReader:
     def __init__(self) -> None:
         self._parser = httptools.HttpResponseParser(ResponseParserShell())
 
-    def read(self, head: bytes, last: ResponseBlock | None) -> ResponseHead:
+    def read(self, head: bytes, last: ResponseBlock | None, message: bytes = b"") -> ResponseHead:
         """The response in `head`, which ends with the empty line. Raises RequestError (502).
 
-        `last` is the ResponseBlock of the connection's previous response.
+        `last` is the ResponseBlock of the connection's previous response; `message` is the head with what
+        has come after it.
         """
-        line = _STATUS_LINE.match(head)
-        if line is None:
-            raise _bad("malformed status line")
-        minor, digits = line.groups()
-        at = line.end()
+        at = head.index(b"\r\n") + 2
+        line, status, http_11, has_body = _status_line(head[:at])
         if last is not None and len(head) - at == len(last.raw) and head.endswith(last.raw):
             block = last
         else:
-            try:
-                self._parser.feed_data(head)
-            except httptools.HttpParserUpgrade:
-                pass
-            except httptools.HttpParserError as error:
-                detail = str(error).encode("ascii", "replace").decode()
-                raise _bad(detail) from None
-            finally:
+            common = _read_common(head, at)
+            # What is not checked yet is taken for nothing but where the message would end.
+            whole = common is not None and common.length == len(message) - len(head)
+            if whole and has_body and http_11:
+                self._check(message)
+            else:
+                self._check(head)
                 # It waits for a body that it will not see: the body is framed by `length` here.
                 self._parser = httptools.HttpResponseParser(ResponseParserShell())
-            block = _read_block(head, at)
-        http_11 = minor == b"1"
-        start = line[0] if http_11 else b"HTTP/1.1" + line[0][8:]
-        status = int(digits)
+            block = common or _read_any(head, at)
         length = block.length
-        framed = length is not None and status >= 200 and status not in (204, 304)
+        framed = length is not None and has_body
         return ResponseHead(
             status,
-            start,
+            status // 100,
+            line,
             http_11,
             block,
             head,
             len(head),
             len(head) + length if framed and length is not None else -1,
-            (head if http_11 and block.unchanged else b"".join((start, block.forwarded, b"\r\n")))
+            (head if http_11 and block.unchanged else b"".join((line, block.forwarded, b"\r\n")))
             if framed
             else b"",
         )
 
+    def _check(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            pass
+        except httptools.HttpParserError as error:
+            self._parser = httptools.HttpResponseParser(ResponseParserShell())
+            detail = str(error).encode("ascii", "replace").decode()
+            raise _bad(detail) from None
 
-def _read_block(head: bytes, at: int) -> ResponseBlock:
-    """The fields of a head whose grammar httptools has accepted; `at` is where the first begins."""
-    return _read_common(head, at, _FIELDS.findall(head, at - 1, len(head) - 2)) or _read_any(
-        head, at
-    )
 
-
-def _read_common(head: bytes, at: int, found: list[tuple[bytes, bytes]]) -> ResponseBlock | None:
+def _read_common(head: bytes, at: int) -> ResponseBlock | None:
     """Of a head in which Content-Length, and Connection: keep-alive or not, is all that a proxy acts on,
     both written as everybody writes them; None of any other. `_read_any` says the same of it."""
-    stays = len(found) == 2
-    if stays:
-        first, second = found
-        if first == _KEEP_ALIVE:
-            name, value = second
-        elif second == _KEEP_ALIVE:
-            name, value = first
-        else:
-            return None
-    elif len(found) == 1:
-        name, value = found[0]
-    else:
-        return None
-    if (
-        name not in (b"Content-Length", b"content-length")
-        or not _LENGTH_AS_WE_WRITE.fullmatch(value)
-        or b"\n%b: %b\r\n" % (name, value) not in head
+    lowered = head.lower()
+    names = _NAMES.findall(lowered, at - 1)
+    stays = len(names) == 2
+    if names != [_LENGTH_NAME] and not (
+        stays and _LENGTH_NAME in names and _CONNECTION_NAME in names
     ):
+        return None
+    start = lowered.index(_LENGTH_NAME, at - 1) + len(_LENGTH_NAME)
+    end = head.index(b"\r", start)
+    if not _LENGTH_AS_WE_WRITE.fullmatch(head, start, end):
         return None
     raw = head[at:]
     lines = raw[:-2]
     if stays:
-        lines = (b"\n" + lines).replace(b"\nConnection: keep-alive\r\n", b"\n", 1)[1:]
-        if len(lines) + 26 != len(raw):
+        line = lowered.find(_KEEP_ALIVE, at - 1) + 1
+        if not line:
             return None
-    return ResponseBlock(raw, lines, not stays, int(value), False, False, stays, None, b"")
+        lines = head[at:line] + head[line + len(_KEEP_ALIVE) - 1 : -2]
+    length = int(head[start:end])
+    return ResponseBlock(raw, lines, not stays, length, False, False, stays, None, b"")
 
 
 def _read_any(head: bytes, at: int) -> ResponseBlock:
+    """The fields of a head whose grammar httptools has accepted; `at` is where the first begins."""
     length: int | None = None
     chunked = False
     options = NO_OPTIONS

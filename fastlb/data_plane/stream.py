@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from os import read, write
 from types import FunctionType
 from typing import cast
 
@@ -31,11 +32,13 @@ class Stream:
         "_ended",
         "_events",
         "_failure",
+        "_fd",
         "_half_closed",
         "_over_high",
         "closing",
         "loop",
         "reactor",
+        "read_bytes",
         "sink",
         "sink_left",
         "sock",
@@ -61,6 +64,8 @@ class Stream:
         self.sink: Stream | None = None
         """Where the next `sink_left` bytes go as they are: in the kernel, if it takes them."""
         self.sink_left = 0
+        self.read_bytes = READ_BYTES
+        """How much is read at once."""
         self.to_send = b""
         """What leaves at the end of this turn of the loop."""
         self.closing = False
@@ -70,13 +75,16 @@ class Stream:
         self._events = 0
         self._half_closed = 0
         """READABLE when the other side has ended, WRITABLE when ours is to end after the backlog."""
+        self._fd = -1
+        """The socket's, for as long as it is ours: a number that is closed may be another's soon."""
         self._ended = False
         self._failure: OSError | None = None
 
     def open(self, sock: socket.socket) -> None:
         """Take a connected socket over, and read it. Raises OSError where the kernel has no room."""
         self.sock = sock
-        self.reactor.watch(sock.fileno(), self, READABLE)
+        self._fd = sock.fileno()
+        self.reactor.watch_once(self._fd, self)
         self._events = READABLE
 
     # -- what a subclass says
@@ -108,34 +116,59 @@ class Stream:
         """The Reactor's call. What is so is found out from the socket: the event may be older than
         what was done since."""
         try:
-            if self._backlog is not None and events != READABLE:
-                self._send_backlog()
-            if self._events & READABLE and events != WRITABLE:
-                if self.sink is not None and self._move():
-                    return
-                try:
-                    data = self.sock.recv(READ_BYTES)
-                except (BlockingIOError, InterruptedError):
-                    return
-                except OSError as error:
-                    self._lose(error)
-                    return
-                if data:
-                    self.data_received(data)
-                else:
-                    self._on_eof()
+            if events != READABLE or self._events != READABLE or self.sink is not None:
+                self._on_any_event(events)
+                return
+            most = self.read_bytes
+            try:
+                data = read(self._fd, most)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                self._lose(error)
+                return
+            if data:
+                self.data_received(data)
+                if len(data) == most:
+                    self._read_again()
+            else:
+                self._on_eof()
         except Exception:
             self.drop()  # nobody knows how far it came: it must not be used again, nor call for ever
             raise
+
+    def _on_any_event(self, events: int) -> None:
+        """What is not just that there is something to read, and nothing else to do."""
+        if self._backlog is not None and events != READABLE:
+            self._send_backlog()
+        if not self._events & READABLE or events == WRITABLE:
+            return
+        if self.sink is None or not self._move():
+            try:
+                data = read(self._fd, self.read_bytes)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                self._lose(error)
+                return
+            if data:
+                self.data_received(data)
+            else:
+                self._on_eof()
+        self._read_again()
 
     def _move(self) -> bool:
         """Splice into `sink`; False where what waits must be read."""
         sink = self.sink
         assert sink is not None
-        if sink.to_send or sink._backlog is not None or sink.closing:
+        return not sink.to_send and self._splice(sink)
+
+    def _splice(self, sink: Stream) -> bool:
+        """As `_move`, and what `sink` has to send goes before."""
+        if sink._backlog is not None or sink.closing:
             return False
         try:
-            found = move(self.sock.fileno(), sink.sock.fileno(), self.sink_left)
+            found = move(self._fd, sink.sock, self.sink_left, sink.to_send)
         except (BlockingIOError, InterruptedError):
             return True
         except OSError as error:
@@ -147,6 +180,7 @@ class Stream:
         if not count:
             self._on_eof()
             return True
+        sink.to_send = b""
         if failure is not None:
             sink._lose(failure)
         elif left:
@@ -154,6 +188,11 @@ class Stream:
         self.sink_left -= count
         self.moved(count)
         return True
+
+    def _read_again(self) -> None:
+        """There may be more than was read: bytes, or the other side's end behind them."""
+        if self._events == READABLE:
+            self.reactor.again(self._fd)
 
     def _on_eof(self) -> None:
         self._half_closed |= READABLE
@@ -174,14 +213,19 @@ class Stream:
         if events == before:
             return
         self._events = events
-        fd = self.sock.fileno()
+        fd = self._fd
         if not events:
             # Not an empty set of events: the kernel would still tell of a hang-up, each time anew.
             self.reactor.forget(fd)
-        elif not before:
-            self.reactor.watch(fd, self, events)
-        else:
+        elif events == READABLE:
+            if before:
+                self.reactor.again(fd)
+            else:
+                self.reactor.watch_once(fd, self)
+        elif before:
             self.reactor.change(fd, events)
+        else:
+            self.reactor.watch(fd, self, events)
 
     # -- writing
 
@@ -192,7 +236,7 @@ class Stream:
             return
         if self._backlog is None:
             try:
-                sent = self.sock.send(data)
+                sent = write(self._fd, data)
             except (BlockingIOError, InterruptedError):
                 sent = 0
             except OSError as error:
@@ -252,7 +296,7 @@ class Stream:
         backlog = self._backlog
         assert backlog is not None
         try:
-            sent = self.sock.send(backlog)
+            sent = write(self._fd, backlog)
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
@@ -310,6 +354,7 @@ class Stream:
         sock = self.sock
         self._watch(0)
         self.sock = cast(socket.socket, None)
+        self._fd = -1
         self.closing = True
         self._leave(None)
         return sock
@@ -326,7 +371,7 @@ class Stream:
         self._failure = error
         if self._events:
             self._events = 0
-            self.reactor.abandon(self.sock.fileno())
+            self.reactor.abandon(self._fd)
         self.reactor.end_soon(self)
 
     def tell_end(self) -> None:
@@ -335,5 +380,6 @@ class Stream:
         try:
             self.connection_lost(error)
         finally:
+            self._fd = -1
             if self.sock is not None:
                 self.sock.close()

@@ -1,7 +1,7 @@
 """A worker's view of the targets: what the table says of them, what this worker has in flight there.
 
-Counts live in Python and go to shared memory at each tick; only the in-flight count, which the other
-workers' choices look at, is stored at once. Knows no HTTP and no client.
+Counts live in Python and go to shared memory at each tick; only the in-flight count is stored at once, where
+the other workers' choices look at it. Knows no HTTP and no client.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ class TargetRuntime:
         "_awaited_since",
         "_base",
         "_cells",
+        "_compared",
         "_dirty",
         "_doubt_timer",
         "_doubts",
@@ -78,6 +79,8 @@ class TargetRuntime:
         self._cells = table.counters.cells
         self._base = table.row * ROW + block(entry.index)
         self._others: tuple[int, ...] = ()
+        self._compared = False
+        """Whether other workers look at our count of requests in flight for each choice."""
         self._dirty = False
         self._doubt_timer: asyncio.TimerHandle | None = None
         self._doubts = 0
@@ -123,6 +126,11 @@ class TargetRuntime:
         at = block(self.index)
         self._others = tuple(row * ROW + at for row in rows if row != mine)
 
+    def compare(self, wanted: bool) -> None:
+        """Store the count of requests in flight at once, or with the others at each tick."""
+        self._compared = wanted
+        self._cells[self._base] = self.in_flight
+
     def load(self) -> int:
         """Requests in flight, over all workers."""
         load = self.in_flight
@@ -133,17 +141,19 @@ class TargetRuntime:
 
     def begin(self) -> None:
         """A request or TCP connection was given to the target."""
-        self.in_flight += 1
+        self.in_flight = in_flight = self.in_flight + 1
         self.requests += 1
-        self._cells[self._base] = self.in_flight
+        if self._compared:
+            self._cells[self._base] = in_flight
         if not self._dirty:
             self._dirty = True
             self._table.dirty.append(self)
 
     def end(self, seconds: float | None) -> None:
         """It is over; `seconds` is its latency where it was answered."""
-        self.in_flight -= 1
-        self._cells[self._base] = self.in_flight
+        self.in_flight = in_flight = self.in_flight - 1
+        if self._compared:
+            self._cells[self._base] = in_flight
         if seconds is not None:
             elapsed = int(seconds * 1e6)
             if 0 <= elapsed < 65536:
@@ -232,6 +242,7 @@ class TargetRuntime:
         self._dirty = False
         cells = self._cells
         base = self._base
+        cells[base + Cell.IN_FLIGHT] = self.in_flight
         cells[base + Cell.REQUESTS] = self.requests
         cells[base + Cell.ERRORS] = self.errors
         cells[base + Cell.STATUS_5XX] = self.status_5xx
@@ -288,6 +299,17 @@ class GroupRuntime:
         """What `choose` was made for."""
         want = Wanted(self.name)
         self.held = HoldQueue(table.loop, self.can_take, lambda: table.report(want))
+
+    def compare(self, shared: bool) -> None:
+        """`shared` says that other workers use these targets, too: where all of them choose by load, it
+        must be known at once."""
+        compared = (
+            shared
+            and len(self.targets) > 1
+            and self.settings.algorithm == "least_outstanding_requests"
+        )
+        for target in self.targets:
+            target.compare(compared)
 
     def refilter(self) -> None:
         """Who is eligible may have changed."""
@@ -400,6 +422,7 @@ class TargetTable:
         if rows != self._rows:
             self.see_rows(rows)
         for group_runtime in self.groups.values():
+            group_runtime.compare(len(rows) > 1)
             group_runtime.refilter()
 
     @property

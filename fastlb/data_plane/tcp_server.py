@@ -19,7 +19,7 @@ from fastlb.data_plane.listener_counts import ListenerCounts
 from fastlb.data_plane.splice import Pump, reset_at_close
 from fastlb.data_plane.target_pool import LOCAL_ERRORS, is_refusal
 from fastlb.data_plane.target_runtime import GroupRuntime, TargetRuntime
-from fastlb.data_plane.timers import TimerWheel
+from fastlb.data_plane.timers import NEVER, TimerWheel
 from fastlb.errors import RequestError
 from fastlb.model.address import Address
 
@@ -77,7 +77,7 @@ class TcpConnection:
         "_target",
         "_to_target",
         "_watching",
-        "armed_tick",
+        "armed_at",
         "counts",
         "deadline",
         "listener",
@@ -95,7 +95,7 @@ class TcpConnection:
         client_ip: str,
         on_end: Callable[[TcpEnd], None] | None = None,
     ) -> None:
-        self.armed_tick = 0
+        self.armed_at = NEVER
         self.deadline = 0.0
         self.listener: object = None
         """Through which it came, set by that."""

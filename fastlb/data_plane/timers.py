@@ -16,11 +16,15 @@ LATE = 0.5
 """Seconds between two ticks, from which on the time between them counts for nobody."""
 
 
+NEVER = float("inf")
+
+
 class Timed(Protocol):
-    """What can be armed. `armed_tick` is the wheel's own; begin with 0 and leave it alone."""
+    """What can be armed. `armed_at` is the wheel's own, the time at which it looks at the deadline; begin
+    with NEVER and leave it alone. A `deadline` that is later may be moved by setting it."""
 
     deadline: float
-    armed_tick: int
+    armed_at: float
 
     def on_deadline(self, now: float) -> None:
         """The deadline has passed; nothing is armed any more."""
@@ -43,7 +47,7 @@ class TimerWheel:
         self._loop = loop
         self._on_tick = on_tick
         self._handle: asyncio.TimerHandle | None = None
-        self._buckets: dict[int, set[Timed]] = {}
+        self._buckets: dict[float, set[Timed]] = {}
         self.now = loop.time()
         self._last_tick = int(self.now / TICK)
         self._was_late = False
@@ -59,29 +63,26 @@ class TimerWheel:
     def arm(self, item: Timed, deadline: float) -> None:
         """Call `item.on_deadline` once when `deadline` (loop time) has passed, at most a tick later."""
         item.deadline = deadline
-        armed = item.armed_tick
-        if armed:
-            if deadline >= armed * TICK:
-                return
-            self._leave(item, armed)
+        if deadline >= item.armed_at:
+            return
+        self._leave(item)
         # One tick more than the quotient, so that it never fires early; never into the past.
         tick = max(int(deadline / TICK), self._last_tick) + 1
-        item.armed_tick = tick
-        bucket = self._buckets.get(tick)
+        item.armed_at = at = tick * TICK
+        bucket = self._buckets.get(at)
         if bucket is None:
-            self._buckets[tick] = {item}
+            self._buckets[at] = {item}
         else:
             bucket.add(item)
 
     def disarm(self, item: Timed) -> None:
         """Forget `item`; to be called when its connection ends, so that the wheel holds no dead ones."""
-        if item.armed_tick:
-            self._leave(item, item.armed_tick)
-            item.armed_tick = 0
+        self._leave(item)
+        item.armed_at = NEVER
 
-    def _leave(self, item: Timed, tick: int) -> None:
-        bucket = self._buckets.get(tick)
-        if bucket is not None:  # else it is the one that is being fired
+    def _leave(self, item: Timed) -> None:
+        bucket = self._buckets.get(item.armed_at)
+        if bucket is not None:  # else it is in none, or in the one that is being fired
             bucket.discard(item)
 
     def _run(self) -> None:
@@ -102,10 +103,11 @@ class TimerWheel:
         current = int(now / TICK)
         for tick in range(self._last_tick + 1, current + 1):
             self._last_tick = tick
-            for item in self._buckets.pop(tick, ()):
-                if item.armed_tick != tick:
+            at = tick * TICK
+            for item in self._buckets.pop(at, ()):
+                if item.armed_at != at:
                     continue  # disarmed, or moved, by one that fired before it
-                item.armed_tick = 0
+                item.armed_at = NEVER
                 if item.deadline > now:
                     self.arm(item, item.deadline)
                     continue

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from fastlb.data_plane.listener_counts import ListenerCounts
 from fastlb.data_plane.splice import Pump
 from fastlb.data_plane.target_runtime import TargetRuntime
+from fastlb.data_plane.timers import NEVER
 from fastlb.data_plane.worker_state import WorkerState
 
 
@@ -20,7 +21,7 @@ class Tunnel:
         "_on_end",
         "_owner",
         "_pump",
-        "armed_tick",
+        "armed_at",
         "counts",
         "deadline",
         "listener",
@@ -41,7 +42,7 @@ class Tunnel:
         on_end: Callable[[Pump, str], None],
         listener: object = None,
     ) -> None:
-        self.armed_tick = 0
+        self.armed_at = NEVER
         self.deadline = 0.0
         self.listener = listener
         self.counts = counts

@@ -130,7 +130,7 @@ def complete(format: str, head: RequestHead, **changes: Any) -> str:
     lines = lines_of(format, "shop", 4242)
     lines.set_offset(NOON - 100.5)
     known = lines.known(client_of(head))
-    return written(lines, lines.complete(known, exchange_of(head, **changes), 100.5)).decode()
+    return written(lines, lines.answered([(known, exchange_of(head, **changes), 100.5)])).decode()
 
 
 def other(format: str, head: RequestHead | None, end: Ending) -> str:

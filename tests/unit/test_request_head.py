@@ -15,6 +15,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from fastlb.data_plane import request_head
 from fastlb.data_plane.request_head import (
     ForwardedFields,
     HeaderBlock,
@@ -280,6 +281,54 @@ def test_with_memo_or_without_the_same_is_read(
                 last = plain[0]
 
 
+# -- what most requests look like
+
+common_names = st.sampled_from(b"Host host HOST Hosts Connection Content-Length Accept X-A".split())
+common_values = st.one_of(
+    st.sampled_from(
+        b"a|a:80|[::1]|b c|keep-alive|Keep-Alive|close|x-a|0|05|5|-5||5, 5".split(b"|")
+    ),
+    st.binary(max_size=3),
+)
+
+
+@st.composite
+def nearly_common_heads(draw: st.DrawFn) -> bytes:
+    """Of Host, Connection, Content-Length and what nobody looks at: most with a fault, some without."""
+    pairs = draw(st.lists(st.tuples(common_names, common_values), max_size=4))
+    if draw(st.integers(0, 3)):
+        pairs.append((b"Host", b"a"))
+    colon = draw(st.sampled_from([b": "] * 4 + [b":", b":\t", b":  "]))
+    fields = [name + colon + value + b"\r\n" for name, value in draw(st.permutations(pairs))]
+    return cut(b"".join((b"POST /a HTTP/1.1\r\n", *fields, b"\r\n")))
+
+
+@settings(max_examples=400)
+@given(
+    nearly_common_heads() | good_heads() | with_one_byte_changed(BROWSER),
+    st.sampled_from([PLAIN, BEHIND_PROXY, STRANGER]),
+    st.sampled_from(["append", "preserve", "remove"]),
+    st.integers(0, 12),
+)
+@example(BROWSER, PLAIN, "append", 100)
+@example(request(b"Content-Length: 5", b"X-Content-Length: 5"), PLAIN, "append", 100)
+@example(request(b"X-A: \nConnection: keep-alive", b"Connection: keep-alive"), PLAIN, "append", 9)
+def test_the_short_way_reads_what_the_long_one_does(
+    head: bytes, fields: ForwardedFields, mode: str, max_headers: int
+) -> None:
+    fields = replace(fields, mode=mode)
+    short = outcome(HeadReader(), head, None, fields, max_headers)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(request_head, "_read_common", lambda *_: None)
+        assert outcome(HeadReader(), head, None, fields, max_headers) == short
+
+
+@pytest.mark.parametrize("lines", [[], [b"connection: Keep-Alive"], [b"Content-Length: 5"]])
+def test_the_short_way_is_taken(lines: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(request_head, "_read_any")
+    assert read(request(b"Accept: */*", *lines, b"Upgrade-Insecure-Requests: 1")).block.stays
+
+
 def test_the_memo_is_used() -> None:
     reader = HeadReader()
     other = BROWSER.replace(b"/assets", b"/other")
@@ -288,7 +337,9 @@ def test_the_memo_is_used() -> None:
         assert second is not None
         assert second.block is first.block
         assert second.target == b"/other/app.js?v=3&x=%20"
-    assert reader.read(other, None, PLAIN, 100).block is first.block  # on another connection
+    # On other connections: what came twice is kept.
+    second = reader.read(other, None, PLAIN, 100)
+    assert reader.read(other, None, PLAIN, 100).block is second.block
     assert reader.read(other, None, BEHIND_PROXY, 100).block is not first.block
 
 
@@ -325,6 +376,7 @@ def test_what_is_remembered_over_connections_is_bounded() -> None:
     for number in range(3000):
         reader.read(request(b"X: %d" % number), None, PLAIN, 100)
     assert len(reader._blocks) <= 1024
+    assert len(reader._marks) <= 4096
     reader.read(request(b"X: " + b"y" * 5000), None, PLAIN, 100)
     assert all(len(raw) <= 4096 for _, _, raw in reader._blocks)
 

@@ -301,7 +301,7 @@ def _waits(one: TargetConnection) -> bool:
 def test_an_answer_to_head_has_no_body_though_its_head_came_before(world: World) -> None:
     one, far = world.pooled()
     user = User(one, is_head=True)
-    one.start(user, GET)
+    one.start_bodyless(user, GET)
     world.scene.until(lambda: take(far) == GET)
     far.send(OK[:-2])
     world.scene.until(lambda: user.over)
@@ -310,7 +310,7 @@ def test_an_answer_to_head_has_no_body_though_its_head_came_before(world: World)
     # And one that sends a body all the same is not trusted any more.
     world.pool.idle.clear()
     user = User(one, is_head=True)
-    one.start(user, GET)
+    one.start_bodyless(user, GET)
     world.scene.until(lambda: take(far) == GET)
     far.send(OK)
     world.scene.until(lambda: user.over)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from fastlb.data_plane.timers import TICK, TimerWheel
+from fastlb.data_plane.timers import NEVER, TICK, TimerWheel
 
 START = 1234.56
 SLACK = 1e-6
@@ -69,12 +69,12 @@ class Item:
 
     def __init__(self, then: Callable[[], None] = lambda: None) -> None:
         self.deadline = 0.0
-        self.armed_tick = 0
+        self.armed_at = NEVER
         self.fired: list[float] = []
         self.then = then
 
     def on_deadline(self, now: float) -> None:
-        assert self.armed_tick == 0
+        assert self.armed_at == NEVER
         self.fired.append(now)
         self.then()
 
@@ -131,20 +131,20 @@ def test_a_wheel_that_ran_on_time_is_at_most_a_tick_late() -> None:
         item = Item()
         deadline = START + step * 0.037
         clock.wheel.arm(item, deadline)
-        fires_at = item.armed_tick * TICK
+        fires_at = item.armed_at
         assert deadline - SLACK <= fires_at <= deadline + TICK + SLACK
 
 
 def test_a_deadline_moved_later_costs_no_second_place(clock: Clock) -> None:
     item = Item()
     clock.wheel.arm(item, START + 0.5)
-    first = item.armed_tick
+    first = item.armed_at
     for step in range(1, 50):
         clock.loop.run_until(START + step * 0.05)
         clock.wheel.arm(item, clock.loop.now + 0.5)
         assert clock.held() == 1
     assert item.fired == []
-    assert item.armed_tick > first
+    assert item.armed_at > first
     clock.loop.run_until(START + 10)
     assert len(item.fired) == 1
     assert item.fired[0] >= START + 49 * 0.05 + 0.5
@@ -353,7 +353,7 @@ class WheelMachine(RuleBasedStateMachine):
             assert self.clock.wheel.now < due + TICK + SLACK
         assert self.clock.held() == len(self.wanted)
         for item in self.items:
-            assert bool(item.armed_tick) is (item in self.wanted)
+            assert (item.armed_at < NEVER) is (item in self.wanted)
 
 
 TestWheel = WheelMachine.TestCase
