@@ -24,9 +24,6 @@ MAX_HEAD = 65536
 """Bytes of a response's head; AWS allows 32 K."""
 BULK_BYTES = 16384
 """Of a body, still to come: from here on two splices cost less than reading and sending."""
-HEAD_ROOM = 256
-"""Where the last answer was bulk, no more than so many bytes over its head are read of the next one at first:
-the rest is spliced, and a longer head fits all the same."""
 MAX_INTERIM = 16
 """1xx responses before a final one; more is a target gone wrong."""
 
@@ -247,8 +244,7 @@ class TargetConnection(Stream):
         if self.receiver is None or self._state != _LENGTH or self._left != self.sink_left:
             self.sink = None  # what comes is not that body any more
             return False
-        assert self.sink is not None
-        return self._splice(self.sink)
+        return super()._move()
 
     def _on_whole(self, receiver: Receiver, head: ResponseHead, data: bytes) -> None:
         self.receiver = None
@@ -304,7 +300,10 @@ class TargetConnection(Stream):
             whole = end == len(data)
             raw = data if whole else data[:end]
             last = self._last
-            head = self._reader.read(raw, last.block if last is not None else None, data)
+            if last is not None and raw == last.raw:
+                head = last
+            else:
+                head = self._reader.read(raw, last.block if last is not None else None, data)
             if head.status >= 200:
                 break
             rest = b"" if whole else data[end:]
@@ -325,9 +324,6 @@ class TargetConnection(Stream):
         self._held = b""
         block = head.block
         self._last = head
-        more_waits = self.read_bytes != READ_BYTES
-        """Most likely, since no more was read than a head and a little."""
-        self.read_bytes = READ_BYTES
         self._reusable = head.reusable
         if block.keep_alive_timeout is not None:
             self.learned_timeout = block.keep_alive_timeout
@@ -352,13 +348,9 @@ class TargetConnection(Stream):
                 if self._left >= BULK_BYTES and self.receiver is receiver:
                     self.sink = receiver.bulk_sink()
                     self.sink_left = self._left
-                    if more_waits and self.sink is not None:
-                        self._move()
             elif got == length:
                 if self._paused:
                     self.pace(True)  # for a slow reader; the next one who gets it is another
-                if length >= BULK_BYTES:
-                    self.read_bytes = end + HEAD_ROOM
                 self._on_whole(receiver, head, data)
             else:
                 receiver.on_response(head, data[: end + length], end, True)
@@ -405,9 +397,6 @@ class TargetConnection(Stream):
         self.receiver = self.sink = None
         self._state = _IDLE
         self.fresh = False
-        last = self._last
-        if last is not None and last.whole - last.size >= BULK_BYTES:
-            self.read_bytes = last.size + HEAD_ROOM
         reusable = self._reusable and not leftover and self._request_is_out(receiver)
         if self._paused:
             self.pace(True)  # for a slow reader; the next one who gets it is another

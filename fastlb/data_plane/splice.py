@@ -62,12 +62,10 @@ pipes = PipePool(PIPES)
 """The process's pool. A direction holds a pipe in a callback, or while its sink is blocked."""
 
 
-def move(
-    source: int, sink: socket.socket, most: int, before: bytes = b""
-) -> tuple[int, bytes, OSError | None] | None:
-    """Splice what waits at `source`, up to `most` bytes, into `sink`, after `before` if anything waits.
+def move(source: int, sink: int, most: int) -> tuple[int, bytes, OSError | None] | None:
+    """Splice what waits at `source`, up to `most` bytes, into `sink`.
 
-    Tells how many came (0 where the source has ended), what of all that the sink did not take, and how the
+    Tells how many came (0 where the source has ended), what of them the sink did not take, and how the
     sink failed. None where there is no pipe, or no splice: then they are to be read and sent. Raises
     BlockingIOError where nothing waits, and OSError where the source failed.
     """
@@ -80,15 +78,12 @@ def move(
         if not count:
             return 0, b"", None
         try:
-            if before:  # in one segment with the first bytes that follow
-                before = before[sink.send(before, socket.MSG_MORE) :]
-            if not before:
-                pipe.held -= os.splice(pipe.read_end, sink.fileno(), count, flags=_NOWAIT)
+            pipe.held -= os.splice(pipe.read_end, sink, count, flags=_NOWAIT)
         except BlockingIOError:
             pass
         except OSError as error:
             return count, b"", error
-        left = before
+        left = b""
         while pipe.held:
             piece = os.read(pipe.read_end, pipe.held)
             pipe.held -= len(piece)

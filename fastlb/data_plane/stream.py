@@ -38,7 +38,6 @@ class Stream:
         "closing",
         "loop",
         "reactor",
-        "read_bytes",
         "sink",
         "sink_left",
         "sock",
@@ -64,8 +63,6 @@ class Stream:
         self.sink: Stream | None = None
         """Where the next `sink_left` bytes go as they are: in the kernel, if it takes them."""
         self.sink_left = 0
-        self.read_bytes = READ_BYTES
-        """How much is read at once."""
         self.to_send = b""
         """What leaves at the end of this turn of the loop."""
         self.closing = False
@@ -119,9 +116,8 @@ class Stream:
             if events != READABLE or self._events != READABLE or self.sink is not None:
                 self._on_any_event(events)
                 return
-            most = self.read_bytes
             try:
-                data = read(self._fd, most)
+                data = read(self._fd, READ_BYTES)
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:
@@ -129,7 +125,7 @@ class Stream:
                 return
             if data:
                 self.data_received(data)
-                if len(data) == most:
+                if len(data) == READ_BYTES:
                     self._read_again()
             else:
                 self._on_eof()
@@ -145,7 +141,7 @@ class Stream:
             return
         if self.sink is None or not self._move():
             try:
-                data = read(self._fd, self.read_bytes)
+                data = read(self._fd, READ_BYTES)
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:
@@ -161,14 +157,10 @@ class Stream:
         """Splice into `sink`; False where what waits must be read."""
         sink = self.sink
         assert sink is not None
-        return not sink.to_send and self._splice(sink)
-
-    def _splice(self, sink: Stream) -> bool:
-        """As `_move`, and what `sink` has to send goes before."""
-        if sink._backlog is not None or sink.closing:
+        if sink.to_send or sink._backlog is not None or sink.closing:
             return False
         try:
-            found = move(self._fd, sink.sock, self.sink_left, sink.to_send)
+            found = move(self.sock.fileno(), sink.sock.fileno(), self.sink_left)
         except (BlockingIOError, InterruptedError):
             return True
         except OSError as error:
@@ -180,7 +172,6 @@ class Stream:
         if not count:
             self._on_eof()
             return True
-        sink.to_send = b""
         if failure is not None:
             sink._lose(failure)
         elif left:
