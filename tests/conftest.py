@@ -19,7 +19,7 @@ from tests.support.fastlb import FastlbProcess
 from tests.support.load import LoadClient
 from tests.support.processes import kill_all, new_run_root, processes_of, shared_memory_names
 from tests.support.raw_target import RawTarget, Script
-from tests.support.targets import DemoTarget
+from tests.support.targets import DemoTarget, LightTarget
 
 # On slow cores shared with others, the time of one example says nothing.
 hypothesis_settings.register_profile(
@@ -82,6 +82,17 @@ def start_demo() -> Iterator[Callable[..., DemoTarget]]:
 
         def start(name: str = "demo", path: Path | None = None) -> DemoTarget:
             return stack.enter_context(DemoTarget(name, path))
+
+        yield start
+
+
+@pytest.fixture
+def start_light() -> Iterator[Callable[..., LightTarget]]:
+    """Starts a light app; it ends with the test."""
+    with ExitStack() as stack:
+
+        def start(name: str = "light", path: Path | None = None) -> LightTarget:
+            return stack.enter_context(LightTarget(name, path))
 
         yield start
 
