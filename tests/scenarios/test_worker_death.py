@@ -26,7 +26,7 @@ from tests.support.load import HALF_BUSY, LoadClient, LoadResult, run_load
 from tests.support.processes import alive, open_files, wait_until
 from tests.support.targets import LightTarget
 
-from .test_failover import HTTP_CHECK, assert_nothing_in_flight, light, wait_served
+from .test_failover import HTTP_CHECK, assert_nothing_in_flight, light, total_requests, wait_served
 
 SOON = 3.0
 """Seconds. On a machine with nothing else to do it is one."""
@@ -286,6 +286,8 @@ def test_workers_leak_no_descriptor(run_root: Path, tmp_path: Path) -> None:
         )
         fastlb.wait_states()
         assert run_load(fastlb.port, count=600, connections=32).failed == 0
+        # Workers store their counts ten times a second: before that, nobody seems to have been there.
+        wait_until(lambda: total_requests(fastlb) == 600, 30, "all are counted")
         idle = settled_files(fastlb)
         for _ in range(3):
             with LoadClient(fastlb.port, connections=32, **HALF_BUSY) as load:
@@ -294,7 +296,7 @@ def test_workers_leak_no_descriptor(run_root: Path, tmp_path: Path) -> None:
                 load.process.kill()  # 32 clients are gone in the midst of it
             targets[0].restart()
         assert run_load(fastlb.port, count=600, connections=32).failed == 0
-        assert settled_files(fastlb) == idle
+        wait_until(lambda: settled_files(fastlb) == idle, 30, f"workers hold {idle} files again")
 
 
 def settled_files(fastlb: FastlbProcess) -> list[int]:
