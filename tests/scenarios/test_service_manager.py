@@ -185,16 +185,17 @@ def test_passed_sockets_are_used_and_connections_wait_in_them_through_a_restart(
         options = {"targets": [target], "listen": listen, "workers": 2}
         with Activated(run_root, [web, other], **options) as first:
             first.wait_states()
+            # Before there are connections: a slot does not return to a worker that has too many of them.
+            wait_until(
+                lambda: [one["slots"] for one in first.status()["workers"]] == [[0], [1]],
+                30,
+                "each worker has its slot",
+            )
             with (
                 LoadClient(port, connections=8, **HALF_BUSY) as load,
                 Probes(port, PROBE_PAUSE).running(2) as probes,
             ):
                 load.started()
-                wait_until(
-                    lambda: [one["slots"] for one in first.status()["workers"]] == [[0], [1]],
-                    30,
-                    "each worker has its slot",
-                )
                 wait_until(lambda: len(probes.taken) > 50, 30, "new connections")
                 upgrade(first)
                 wait_until(lambda: len(probes.taken) > 100, 30, "new connections")
