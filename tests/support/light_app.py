@@ -35,8 +35,9 @@ class App:
         """Until SIGTERM; then requests that are under way are finished."""
 
         def end(number: int, frame: object) -> None:
-            self.ending = True
-            listening.shutdown(socket.SHUT_RDWR)  # which ends accept(), and nothing else
+            if not self.ending:  # whoever is told twice ends once
+                self.ending = True
+                listening.shutdown(socket.SHUT_RDWR)  # which ends accept(), and nothing else
 
         signal.signal(signal.SIGTERM, end)
         signal.signal(signal.SIGINT, end)
