@@ -1,10 +1,12 @@
-"""Fixtures of all tests, and the check at the end that nothing was left behind."""
+"""Fixtures of all tests, what makes a run of thousands of them quick, and the check at its end that
+nothing was left behind."""
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
-import tempfile
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,7 +19,7 @@ from tests.support.fastlb import FastlbProcess
 from tests.support.load import LoadClient
 from tests.support.processes import kill_all, new_run_root, processes_of, shared_memory_names
 from tests.support.raw_target import RawTarget, Script
-from tests.support.targets import DemoTarget
+from tests.support.targets import DemoTarget, LightTarget
 
 # On slow cores shared with others, the time of one example says nothing.
 hypothesis_settings.register_profile(
@@ -25,22 +27,26 @@ hypothesis_settings.register_profile(
 )
 hypothesis_settings.load_profile("shared cores")
 
-BYTECODE = pytest.StashKey[str]()
+# Collecting makes many objects, and all stay: to look for garbage among them is a waste.
+gc.disable()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Where Python writes no bytecode, have the hundreds of processes of a run share one folder of it.
+    """Where Python writes no bytecode, have the runs and their hundreds of processes share a folder of it.
 
     Else each of them compiles anew all that it imports, which is a third of its start.
     """
-    if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
-        folder = tempfile.mkdtemp(prefix="fastlb-bytecode-")
-        config.stash[BYTECODE] = os.environ["PYTHONPYCACHEPREFIX"] = folder
+    cache = getattr(config, "cache", None)  # absent with `-p no:cacheprovider`
+    if cache is not None and os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
+        folder = str(cache.mkdir("bytecode"))
+        os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix = folder
+        sys.dont_write_bytecode = False
 
 
-def pytest_unconfigure(config: pytest.Config) -> None:
-    if BYTECODE in config.stash:
-        shutil.rmtree(config.stash[BYTECODE])
+def pytest_collection_finish() -> None:
+    """What is there by now stays: the collector of garbage need not look at it during any test."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")
@@ -76,6 +82,17 @@ def start_demo() -> Iterator[Callable[..., DemoTarget]]:
 
         def start(name: str = "demo", path: Path | None = None) -> DemoTarget:
             return stack.enter_context(DemoTarget(name, path))
+
+        yield start
+
+
+@pytest.fixture
+def start_light() -> Iterator[Callable[..., LightTarget]]:
+    """Starts a light app; it ends with the test."""
+    with ExitStack() as stack:
+
+        def start(name: str = "light", path: Path | None = None) -> LightTarget:
+            return stack.enter_context(LightTarget(name, path))
 
         yield start
 

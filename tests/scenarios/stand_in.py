@@ -15,10 +15,9 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
 from fastlb.child_process import ChildProcess
 from fastlb.model.address import parse_address
@@ -28,6 +27,7 @@ from fastlb.target_table import handover, pipe
 from fastlb.target_table.counters import Counters, Worker
 from fastlb.target_table.pipe import Drain, Ready, Relieve, Stop, TableChanged, WorkerStart
 from fastlb.target_table.reader import TableReader
+from tests.support.processes import alive, wait_until
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -241,26 +241,6 @@ class Connection:
 
 # --- the test's end -------------------------------------------------------------------------
 
-Found = TypeVar("Found")
-
-
-def wait_until(what: Callable[[], Found], why: str, seconds: float = 30.0) -> Found:
-    """The first true result of `what`; AssertionError with `why` after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while True:
-        result = what()
-        if result:
-            return result
-        assert time.monotonic() < deadline, f"not within {seconds} s: {why}"
-        time.sleep(0.005)
-
-
-def alive(pid: int) -> bool:
-    try:
-        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
 
 class Instance:
     """`run_supervisor` with the stand-in, in a process of its own."""
@@ -343,7 +323,7 @@ class Instance:
             settled = all(w["state"] == "running" and w["slots"] for w in status["workers"])
             return status if settled else None
 
-        return wait_until(ready, "all workers run", 30)
+        return wait_until(ready, 30, "all workers run")
 
     @property
     def port(self) -> int:

@@ -13,8 +13,8 @@ from typing import Any
 
 from tests.support.fastlb import ROOT, FastlbProcess
 from tests.support.processes import RUN_DIR_VARIABLE, wait_until
+from tests.support.scaling import LIGHT
 
-DEMO = [sys.executable, "-m", "fastlb.demo", "--uds", "{socket}"]
 BROKEN = [sys.executable, "-c", "print('no database'); raise SystemExit(3)  # {socket}"]
 CONFIGURATION = """
 [target_groups.web]
@@ -64,7 +64,7 @@ def ids(fastlb: FastlbProcess) -> list[str]:
 
 
 def test_a_day_of_an_operator(start_fastlb: Callable[..., FastlbProcess], tmp_path: Path) -> None:
-    fastlb = started(start_fastlb, tmp_path / "fastlb.toml", DEMO)
+    fastlb = started(start_fastlb, tmp_path / "fastlb.toml", [*LIGHT])
 
     done = typed(fastlb, "scale", "2", "--wait")
     assert done.returncode == 0, done.stderr
@@ -104,7 +104,7 @@ def test_a_deploy_that_fails_is_told(
     start_fastlb: Callable[..., FastlbProcess], tmp_path: Path
 ) -> None:
     path = tmp_path / "fastlb.toml"
-    fastlb = started(start_fastlb, path, DEMO)
+    fastlb = started(start_fastlb, path, [*LIGHT])
     wait_until(lambda: group_of(fastlb)["steady"], 30, "the first instance")
     write(path, BROKEN)
     done = typed(fastlb, "reload", "--wait")
@@ -131,7 +131,7 @@ def test_an_app_that_never_comes_up_ends_the_wait(
 
 
 def test_following_ends_cleanly(start_fastlb: Callable[..., FastlbProcess], tmp_path: Path) -> None:
-    fastlb = started(start_fastlb, tmp_path / "fastlb.toml", DEMO)
+    fastlb = started(start_fastlb, tmp_path / "fastlb.toml", [*LIGHT])
     wait_until(lambda: group_of(fastlb)["steady"], 30, "the first instance")
     outs = [tmp_path / name for name in ("one", "two")]
     following = []

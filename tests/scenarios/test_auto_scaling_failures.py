@@ -217,13 +217,13 @@ def test_one_that_hangs_is_replaced(fastlb: ScaledFastlb, load: LoadClient) -> N
 
 
 def test_an_old_one_is_replaced(run_root: Path, start_load: Start) -> None:
-    web = group_of(template={"max_lifetime": "3s", "stop_timeout": "2s"})
+    web = group_of(template={"max_lifetime": "1.5s", "stop_timeout": "2s"})
     with ScaledFastlb(run_root, web) as fastlb:
         fastlb.wait_steady(1)
         load = start_load(fastlb.port, connections=2, pause=0.01).started()
         fastlb.wait_activity("terminate", "drained")
         entry = fastlb.wait_activity("terminate")
-        assert entry["cause"] == "older than max_lifetime of 3.0 s"
+        assert entry["cause"] == "older than max_lifetime of 1.5 s"
         nothing_failed(load)
         fastlb.stop()
 

@@ -14,7 +14,7 @@ import httpx
 
 from tests.support.load import LoadClient
 from tests.support.processes import processes_of, wait_until
-from tests.support.scaling import DEMO, ScaledFastlb, environment_of, gone, group_of
+from tests.support.scaling import DEMO, LIGHT, ScaledFastlb, environment_of, gone, group_of
 
 Start = Callable[..., LoadClient]
 
@@ -103,7 +103,7 @@ def test_an_adopted_one_that_crashes_is_replaced(run_root: Path, start_load: Sta
 
 
 def test_killed_during_a_launch_and_a_drain(run_root: Path, start_load: Start) -> None:
-    web = group_of(command=[*DEMO, "--start-delay", "0.3"], min=1, max=3, drain_timeout="5s")
+    web = group_of(command=[*LIGHT, "--start-delay", "0.3"], min=1, max=3, drain_timeout="5s")
     with ScaledFastlb(run_root, web) as first:
         first.wait_steady(1)
         first.ask("scale", desired=3)
@@ -134,8 +134,8 @@ def test_killed_during_a_launch_and_a_drain(run_root: Path, start_load: Start) -
 
 
 def test_killed_during_a_refresh(run_root: Path, start_load: Start) -> None:
-    old = [*DEMO, "--version", "old"]
-    new = [*DEMO, "--version", "new", "--start-delay", "0.2"]
+    old = [*LIGHT, "--version", "old"]
+    new = [*LIGHT, "--version", "new", "--start-delay", "0.2"]
     with ScaledFastlb(run_root, group_of(command=old, min=2, max=2)) as first:
         before = first.wait_steady(2)
         load = start_load(
@@ -226,7 +226,7 @@ def test_the_folder_is_removed_under_it(run_root: Path, start_load: Start) -> No
 def test_what_orphans_hold_goes_to_the_successors_instances(run_root: Path) -> None:
     """Killed while a request is held for the first instance: the orphan that holds it follows the table
     of the supervisor that takes over."""
-    slow = group_of(command=[*DEMO, "--start-delay", "2"], min=0, max=1, idle_timeout="60s")
+    slow = group_of(command=[*LIGHT, "--start-delay", "2"], min=0, max=1, idle_timeout="60s")
     with ScaledFastlb(run_root, slow) as first, ThreadPoolExecutor(2) as pool:
         held = [pool.submit(httpx.get, first.url, timeout=20) for _ in range(2)]
         wait_until(lambda: first.instances(state="pending"), 30, "one is launched")

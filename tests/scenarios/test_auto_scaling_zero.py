@@ -16,7 +16,7 @@ import pytest
 from tests.support.load import LoadClient, run_load
 from tests.support.processes import wait_until
 from tests.support.scaling import DEMO, ScaledFastlb, gone, group_of
-from tests.support.targets import DemoTarget
+from tests.support.targets import LightTarget
 
 Start = Callable[..., LoadClient]
 IDLE = {"min": 0, "idle_timeout": "0.5s"}
@@ -119,10 +119,10 @@ def test_tcp_connections_are_held(run_root: Path) -> None:
 
 
 def test_targets_beside_instances(
-    run_root: Path, start_demo: Callable[..., DemoTarget], start_load: Start
+    run_root: Path, start_light: Callable[..., LightTarget], start_load: Start
 ) -> None:
     """They share the load, and where the instances have all ended the target serves alone."""
-    still = start_demo("still")
+    still = start_light("still")
     web = group_of(target_group={"targets": [still.address]}, max=2, **IDLE)
     with ScaledFastlb(run_root, web) as fastlb:
         fastlb.ask("scale", desired=2)

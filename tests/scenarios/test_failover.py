@@ -10,9 +10,10 @@ import random
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from tests.support.raw_target import (
     echo_requests,
     request_target,
 )
-from tests.support.targets import DemoTarget, StdlibHttpTarget
+from tests.support.targets import AppTarget, DemoTarget, LightTarget, StdlibHttpTarget
 
 HTTP_CHECK = ("--health-path", "/health")
 TCP_CHECK: tuple[str, ...] = ()
@@ -53,7 +54,7 @@ class Balanced:
     """fastlb with two workers in front of targets, in a `with`."""
 
     fastlb: FastlbProcess
-    targets: list[DemoTarget]
+    targets: list[AppTarget]
     pace: Mapping[str, Any] = field(default_factory=dict)
     """Options of its loads. Without any, clients never rest, as bench/ has it."""
 
@@ -70,11 +71,12 @@ def balanced(
     backups: int = 0,
     workers: int = 2,
     pace: Mapping[str, Any] | None = None,
+    app: type[AppTarget] = DemoTarget,
 ) -> Iterator[Balanced]:
-    """`count` demo apps on ports, or on unix sockets in the folder `sockets`; the last are backups."""
+    """`count` apps on ports, or on unix sockets in the folder `sockets`; the last are backups."""
     with ExitStack() as stack:
         targets = [
-            stack.enter_context(DemoTarget(f"demo-{i}", sockets and sockets / f"{i}.sock"))
+            stack.enter_context(app(f"demo-{i}", sockets and sockets / f"{i}.sock"))
             for i in range(count)
         ]
         addresses = [
@@ -85,6 +87,10 @@ def balanced(
         )
         fastlb.wait_states()
         yield Balanced(fastlb, targets, pace or {})
+
+
+light = partial(balanced, app=LightTarget)
+"""Where no test asks its targets for more than their names."""
 
 
 def requests_of(fastlb: FastlbProcess, target: object) -> int:
@@ -155,13 +161,13 @@ def test_a_killed_target_costs_no_request(
     run_root: Path, tmp_path: Path, check: tuple[str, ...], unix: bool
 ) -> None:
     sockets = tmp_path if unix else None
-    with balanced(run_root, *check, sockets=sockets, pace=HALF_BUSY) as case:
+    with light(run_root, *check, sockets=sockets, pace=HALF_BUSY) as case:
         kill_and_restart(case)
 
 
 def test_the_only_target_restarts_and_its_return_is_noticed(run_root: Path) -> None:
     """Nothing can be saved while nobody is there; all is well at once when somebody is again."""
-    with balanced(run_root, *HTTP_CHECK, count=1) as case:
+    with light(run_root, *HTTP_CHECK, count=1) as case:
         (only,) = case.targets
         only.kill()
         result = run_load(case.fastlb.port, count=40, connections=4)
@@ -190,7 +196,7 @@ def flap(case: Balanced, times: int, seed: int, connections: int = 16) -> LoadRe
 
 
 def test_a_flapping_target_costs_no_request(run_root: Path, tmp_path: Path) -> None:
-    with balanced(run_root, *HTTP_CHECK, sockets=tmp_path, pace=HALF_BUSY) as case:
+    with light(run_root, *HTTP_CHECK, sockets=tmp_path, pace=HALF_BUSY) as case:
         flap(case, 3, seed=1)
 
 
@@ -218,7 +224,7 @@ def test_a_file_server_is_killed(run_root: Path, tmp_path: Path) -> None:
 CHECKS = {"http": 'health_check = { path = "/health" }', "tcp": ""}
 
 
-def config_of_groups(targets: list[DemoTarget]) -> tuple[str, list[str]]:
+def config_of_groups(targets: Sequence[AppTarget]) -> tuple[str, list[str]]:
     """One listener and one group for each algorithm and check, all over the same targets."""
     names = [f"{algorithm}-{check}" for algorithm in ALGORITHMS for check in CHECKS]
     addresses = ", ".join(f'"{one}"' for one in targets)
@@ -233,7 +239,7 @@ def config_of_groups(targets: list[DemoTarget]) -> tuple[str, list[str]]:
     return "\n".join(lines), names
 
 
-def hang(fastlb: FastlbProcess, victim: DemoTarget, seconds: float, port: int) -> LoadResult:
+def hang(fastlb: FastlbProcess, victim: AppTarget, seconds: float, port: int) -> LoadResult:
     """SIGSTOP under 16 keep-alive clients; the load ends as the stop does. bench/kill_tests.py has it for
     each check; the test below has all checks and algorithms at once."""
     with LoadClient(port, connections=16) as load:
@@ -252,12 +258,16 @@ def well(fastlb: FastlbProcess, target: object, group: str) -> bool:
 
 
 def hang_under_all(
-    root: Path, folder: Path, seconds: float, pace: Mapping[str, Any] | None = None
+    root: Path,
+    folder: Path,
+    seconds: float,
+    pace: Mapping[str, Any] | None = None,
+    app: type[AppTarget] = DemoTarget,
 ) -> tuple[int, dict[str, LoadResult]]:
     """Requests served in the hang, and the result of the load of each algorithm and check."""
     results = {}
     with ExitStack() as stack:
-        targets = [stack.enter_context(DemoTarget(f"demo-{i}")) for i in range(3)]
+        targets = [stack.enter_context(app(f"demo-{i}")) for i in range(3)]
         path = folder / "fastlb.toml"
         text, names = config_of_groups(targets)
         path.write_text(text)
@@ -297,7 +307,7 @@ def hang_under_all(
 def test_a_hung_target_costs_no_request_whatever_the_algorithm(
     run_root: Path, tmp_path: Path
 ) -> None:
-    hang_under_all(run_root, tmp_path, 3.5, HALF_BUSY | {"pause": 0.02})
+    hang_under_all(run_root, tmp_path, 3.5, HALF_BUSY | {"pause": 0.02}, LightTarget)
 
 
 # --- ejection -------------------------------------------------------------------------------------
@@ -430,7 +440,7 @@ def test_a_request_that_kills_whoever_gets_it_is_tried_at_most_once_more(run_roo
 
 def test_backups_serve_only_while_no_primary_can(run_root: Path) -> None:
     with (
-        balanced(run_root, *HTTP_CHECK, backups=1, pace=HALF_BUSY) as case,
+        light(run_root, *HTTP_CHECK, backups=1, pace=HALF_BUSY) as case,
         case.load(connections=16) as load,
     ):
         first, second, backup = case.targets
@@ -453,7 +463,7 @@ def test_backups_serve_only_while_no_primary_can(run_root: Path) -> None:
 
 def test_all_unhealthy_fails_open(run_root: Path) -> None:
     flags = (*HTTP_CHECK, "--health-interval", "200ms")
-    with balanced(run_root, *flags, pace=HALF_BUSY) as case:
+    with light(run_root, *flags, pace=HALF_BUSY) as case:
         fastlb = case.fastlb
         with case.load(connections=16) as load:
             load.started()
@@ -472,7 +482,7 @@ def test_all_unhealthy_fails_open(run_root: Path) -> None:
             assert_all_well(fastlb, load.stop())
 
 
-def tell(target: DemoTarget, mode: str) -> None:
+def tell(target: AppTarget, mode: str) -> None:
     assert isinstance(target.where, int)
     result = run_load(
         target.where, count=1, connections=1, method="POST", path=f"/fail?mode={mode}"
@@ -558,7 +568,7 @@ def graceful_restarts(case: Balanced, times: int) -> LoadResult:
 
 
 def test_a_target_that_restarts_gracefully_costs_no_request(run_root: Path) -> None:
-    with balanced(run_root, *HTTP_CHECK) as case:
+    with light(run_root, *HTTP_CHECK) as case:
         graceful_restarts(case, 2)
 
 

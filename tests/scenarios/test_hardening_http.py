@@ -13,7 +13,7 @@ from tests.support.fastlb import FastlbProcess
 from tests.support.processes import resident_bytes, wait_until
 from tests.support.raw_client import RawClient, exchange
 from tests.support.raw_target import RawConnection, RawTarget, answer, echo_answer
-from tests.support.targets import DemoTarget
+from tests.support.targets import LightTarget
 
 
 def get(port: int, path: str) -> bytes:
@@ -23,8 +23,8 @@ def get(port: int, path: str) -> bytes:
 def test_no_slow_request_is_lost_with_its_killed_target(run_root: Path) -> None:
     """Half of 40 requests need a second try at once: more than the budget, for longer than a connect."""
     with (
-        DemoTarget("a") as a,
-        DemoTarget("b") as b,
+        LightTarget("a") as a,
+        LightTarget("b") as b,
         FastlbProcess(run_root, "--health-path", "/health", targets=[a, b]) as fastlb,
     ):
         fastlb.wait_states()

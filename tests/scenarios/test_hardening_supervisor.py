@@ -23,10 +23,10 @@ from fastlb.control_plane.surroundings import check_access_log
 from fastlb.errors import FastlbError
 from fastlb.target_table.layout import SLOT_BYTES
 from tests.support.fastlb import ROOT, FastlbProcess
-from tests.support.processes import RUN_DIR_VARIABLE, open_files
+from tests.support.processes import RUN_DIR_VARIABLE, alive, open_files, wait_until
 from tests.support.scaling import ask
 
-from .stand_in import REPOSITORY, Client, Instance, alive, ask_once, wait_until
+from .stand_in import REPOSITORY, Client, Instance, ask_once
 from .test_processes import children_of, listener
 
 # --- the start ------------------------------------------------------------------------------
@@ -184,15 +184,17 @@ def test_sigusr_is_no_end_and_sigquit_ends_at_once(tmp_path: Path) -> None:
             (signal.SIGUSR2, "SIGUSR2 is ignored"),
         ):
             instance.process.send_signal(number)
-            wait_until(lambda said=said: said in instance.log, "it says so")  # type: ignore[misc]
+            wait_until(lambda said=said: said in instance.log, 30, "it says so")  # type: ignore[misc]
         pids = children_of(instance.process.pid)
         busy = Client(instance.port).send("slow 60")
-        wait_until(lambda: sum(one["connections"] for one in instance.workers()), "it is accepted")
+        wait_until(
+            lambda: sum(one["connections"] for one in instance.workers()), 30, "it is accepted"
+        )
         began = time.monotonic()
         instance.process.send_signal(signal.SIGQUIT)
         assert instance.process.wait(time.monotonic() + 30) == 0
         assert time.monotonic() - began < 15
-        wait_until(lambda: not any(map(alive, pids)), "no process is left")
+        wait_until(lambda: not any(map(alive, pids)), 30, "no process is left")
         assert not (tmp_path / "t").exists()
         busy.close()
 
@@ -213,7 +215,7 @@ def test_the_end_of_its_terminal_ends_an_instance(run_root: Path) -> None:
     )
     os.close(inside)
     try:
-        wait_until((run_root / "t" / "control.sock").exists, "it runs", 30)
+        wait_until((run_root / "t" / "control.sock").exists, 30, "it runs")
         os.close(terminal)
         process.send_signal(signal.SIGHUP)
         assert process.wait(30) == 0
@@ -231,7 +233,9 @@ def test_a_drain_says_what_it_waits_for_and_what_it_cuts(tmp_path: Path) -> None
     with Instance(tmp_path, drain=0.4) as instance:
         instance.until_ready()
         busy = Client(instance.port).send("slow 60")
-        wait_until(lambda: sum(one["connections"] for one in instance.workers()), "it is accepted")
+        wait_until(
+            lambda: sum(one["connections"] for one in instance.workers()), 30, "it is accepted"
+        )
         instance.process.send_signal(signal.SIGTERM)
         assert instance.process.wait(time.monotonic() + 30) == 0
         assert "draining: at most 0.4 s for 0 requests on 1 connection" in instance.log
@@ -242,7 +246,7 @@ def test_a_drain_says_what_it_waits_for_and_what_it_cuts(tmp_path: Path) -> None
 
 def test_a_stop_in_the_midst_of_the_start_is_no_error(tmp_path: Path) -> None:
     with Instance(tmp_path) as instance:
-        wait_until(lambda: "listening on" in instance.log, "it starts")
+        wait_until(lambda: "listening on" in instance.log, 30, "it starts")
         instance.process.send_signal(signal.SIGTERM)
         assert instance.process.wait(time.monotonic() + 30) == 0
         assert "ERROR" not in instance.log
@@ -255,8 +259,8 @@ def test_a_removed_folder_is_made_anew(tmp_path: Path) -> None:
     with Instance(tmp_path) as instance:
         instance.until_ready()
         shutil.rmtree(instance.run_dir)
-        wait_until((instance.run_dir / "control.sock").exists, "it is there again")
-        wait_until(lambda: "were removed: made anew" in instance.log, "it says so")
+        wait_until((instance.run_dir / "control.sock").exists, 30, "it is there again")
+        wait_until(lambda: "were removed: made anew" in instance.log, 30, "it says so")
         assert instance.status()["pid"] == instance.process.pid
         with Instance(tmp_path) as second:
             assert second.process.wait(time.monotonic() + 30) == 1
@@ -277,7 +281,7 @@ def test_a_worker_that_cannot_be_replaced_for_want_of_files_is_replaced_later(
         before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (10, before[1]))
         os.kill(victim, signal.SIGKILL)
-        wait_until(lambda: "worker 1 cannot be started: " in instance.log, "it cannot be")
+        wait_until(lambda: "worker 1 cannot be started: " in instance.log, 30, "it cannot be")
         resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
         assert instance.until_ready()["workers"][1]["pid"] != victim
 
@@ -286,9 +290,9 @@ def test_a_hung_worker_is_shown_as_such(tmp_path: Path) -> None:
     with Instance(tmp_path) as instance:
         pid = instance.until_ready()["workers"][0]["pid"]
         os.kill(pid, signal.SIGSTOP)
-        wait_until(lambda: instance.workers()[0]["state"] == "hung", "it is noticed")
+        wait_until(lambda: instance.workers()[0]["state"] == "hung", 30, "it is noticed")
         os.kill(pid, signal.SIGCONT)
-        wait_until(lambda: instance.workers()[0]["state"] == "running", "it is back")
+        wait_until(lambda: instance.workers()[0]["state"] == "running", 30, "it is back")
 
 
 # --- orphans --------------------------------------------------------------------------------
@@ -302,7 +306,7 @@ def test_an_orphan_that_hangs_is_killed(tmp_path: Path) -> None:
         os.kill(hung, signal.SIGSTOP)
         with Instance(tmp_path, listen=where, drain=0.5) as second:
             second.until_ready()
-            wait_until(lambda: not alive(hung), "it is killed")
+            wait_until(lambda: not alive(hung), 30, "it is killed")
             assert re.search(rf"pid {hung} does not heed SIGTERM: SIGKILL", second.log)
 
 
@@ -316,4 +320,4 @@ def test_a_stop_does_not_leave_an_orphan_that_hangs(tmp_path: Path) -> None:
             second.until_ready()
             second.process.send_signal(signal.SIGQUIT)
             assert second.process.wait(time.monotonic() + 30) == 0
-            wait_until(lambda: not alive(hung), "it is killed")
+            wait_until(lambda: not alive(hung), 30, "it is killed")

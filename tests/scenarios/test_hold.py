@@ -32,7 +32,7 @@ from tests.support.load import LoadClient
 from tests.support.processes import wait_until
 from tests.support.raw_client import Answer, Ended, RawClient, split
 from tests.support.raw_target import RawConnection, RawTarget, answer, resets_after
-from tests.support.targets import DemoTarget
+from tests.support.targets import LightTarget
 
 LONG = 60.0
 RESET = struct.pack("ii", 1, 0)
@@ -514,7 +514,7 @@ def test_a_request_that_kills_every_instance_ends(stage: Stage) -> None:
 
 def test_the_only_instance_is_killed_under_load(stage: Stage) -> None:
     with ExitStack() as stack:
-        instances = [stack.enter_context(DemoTarget(f"d{n}")) for n in range(3)]
+        instances = [stack.enter_context(LightTarget(f"d{n}")) for n in range(3)]
         entry = stage.entry(instances[0])
         stage.publish(entry)
         load = stack.enter_context(LoadClient(stage.port, connections=16, pause=0.005)).started()

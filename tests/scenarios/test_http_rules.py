@@ -476,6 +476,8 @@ def test_a_clients_address_decides_under_source_ip_hash(run_root: Path) -> None:
                 run_root,
                 "--algorithm",
                 "source_ip_hash",
+                "--health-interval",
+                "200ms",
                 "--trusted-proxies",
                 "127.0.0.1/32",
                 targets=targets,

@@ -24,8 +24,9 @@ from fastlb.control_plane.stop_signals import AGAIN_AFTER
 from fastlb.errors import FastlbError
 from fastlb.model.address import parse_address
 from fastlb.model.listener import FixedResponse, Listener
+from tests.support.processes import alive, open_files, wait_until
 
-from .stand_in import Client, Instance, alive, ask_once, wait_until
+from .stand_in import Client, Instance, ask_once
 
 
 def listener(where: str) -> Listener:
@@ -34,10 +35,6 @@ def listener(where: str) -> Listener:
 
 def children_of(pid: int) -> list[int]:
     return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def open_files(pid: int) -> int:
-    return len(os.listdir(f"/proc/{pid}/fd"))
 
 
 # --- a worker's death -----------------------------------------------------------------------
@@ -60,7 +57,7 @@ def test_what_waits_for_a_killed_worker_is_served_by_the_others(tmp_path: Path) 
         served_by = Counter(one.receive() for one in stuck)
         served = time.monotonic() - killed
         assert 0 not in served_by  # no connection of the queue was cut
-        wait_until(lambda: instance.workers()[0]["state"] == "running", "a replacement", 30)
+        wait_until(lambda: instance.workers()[0]["state"] == "running", 30, "a replacement")
         replaced = time.monotonic() - killed
         print(
             f"{len(stuck)} queued connections served {served * 1e3:.1f} ms after the kill", end=""
@@ -78,7 +75,9 @@ def test_what_waits_for_a_killed_worker_is_served_by_the_others(tmp_path: Path) 
         new = instance.until_ready()["workers"][0]
         assert new["pid"] not in (victim, other)
         assert new["restarts"] == 1
-        wait_until(lambda: ask_once(port) == new["pid"], "the replacement serves its slot again")
+        wait_until(
+            lambda: ask_once(port) == new["pid"], 30, "the replacement serves its slot again"
+        )
         for one in held + waiting:
             one.close()
 
@@ -109,7 +108,7 @@ def test_what_waits_for_a_hung_worker_is_served_by_the_others(tmp_path: Path) ->
         assert {one.receive() for one in waiting} == {other}
         assert instance.workers()[1]["slots"] == [0, 1]
         os.kill(hung, signal.SIGCONT)
-        wait_until(lambda: instance.workers()[0]["slots"] == [0], "it has its slot again")
+        wait_until(lambda: instance.workers()[0]["slots"] == [0], 30, "it has its slot again")
         assert "worker 0" in instance.log.partition("is back")[0]
         for one in waiting:
             one.close()
@@ -119,11 +118,11 @@ def test_kill_9_under_a_load_of_connections(tmp_path: Path) -> None:
     with Instance(tmp_path, workers=2) as instance:
         victim = instance.until_ready()["workers"][0]["pid"]
         with Load(instance.port, clients=8) as load:
-            wait_until(lambda: load.done > 200, "the load runs")
+            wait_until(lambda: load.done > 200, 30, "the load runs")
             os.kill(victim, signal.SIGKILL)
             at = load.done
-            wait_until(lambda: instance.workers()[0]["state"] == "running", "a replacement")
-            wait_until(lambda: load.done > at + 500, "the load goes on")
+            wait_until(lambda: instance.workers()[0]["state"] == "running", 30, "a replacement")
+            wait_until(lambda: load.done > at + 500, 30, "the load goes on")
         print(f"{load.done} connections, {len(load.failures)} cut, longest {load.longest:.3f} s")
         assert len(load.failures) <= 8  # at most what its clients had in flight there
         assert not [one for one in load.failures if "refused" in one]
@@ -202,19 +201,20 @@ def test_deaths_leak_no_descriptors_and_totals_outlive_them(tmp_path: Path) -> N
             os.kill(victim["pid"], signal.SIGKILL)
             wait_until(
                 lambda pid=victim["pid"], at=number % 2: instance.workers()[at]["pid"] != pid,  # type: ignore[misc]
+                30,
                 "its death is noticed",
             )
             assert instance.status()["totals"]["requests"] == asked
         instance.until_ready()
         # The connection of a status may still have been open at the count before.
-        wait_until(lambda: open_files(instance.process.pid) <= before, "no descriptor more")
+        wait_until(lambda: open_files(instance.process.pid) <= before, 30, "no descriptor more")
 
 
 def test_a_crash_looping_worker_is_tried_ever_later_and_loudly(tmp_path: Path) -> None:
     crash = tmp_path / "crash"
     crash.write_text("1")
     with Instance(tmp_path, workers=2, crash=crash) as instance:
-        wait_until(lambda: "worker 1 died 4 times" in instance.log, "four deaths", 30)
+        wait_until(lambda: "worker 1 died 4 times" in instance.log, 30, "four deaths")
         port = instance.port
         one, other = instance.workers()
         assert one["state"] == "running"
@@ -249,7 +249,7 @@ def test_a_stale_folder_never_blocks_a_start(tmp_path: Path) -> None:
         first.kill_supervisor()
         for pid in workers:
             os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: not any(map(alive, workers)), "all of it is dead")
+        wait_until(lambda: not any(map(alive, workers)), 30, "all of it is dead")
     left = {one.name for one in (tmp_path / "t").iterdir()}
     assert left >= {
         *("lock", "control.sock", "admin.sock", "takeover.sock"),
@@ -389,11 +389,13 @@ def test_a_stop_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
         pids = children_of(instance.process.pid)
         assert len(pids) == 3  # two workers and multiprocessing's resource tracker
         busy = Client(port).send("slow 0.3")
-        wait_until(lambda: sum(one["connections"] for one in instance.workers()), "it is accepted")
+        wait_until(
+            lambda: sum(one["connections"] for one in instance.workers()), 30, "it is accepted"
+        )
         instance.process.send_signal(number)
         assert busy.receive() in pids
         assert instance.process.wait(time.monotonic() + 30) == 0
-        wait_until(lambda: not any(map(alive, pids)), "no process is left", 30)
+        wait_until(lambda: not any(map(alive, pids)), 30, "no process is left")
         assert not (tmp_path / "t").exists()
         assert set(os.listdir("/dev/shm")) <= shm
         for word in ("Warning", "Traceback", "leaked", "ERROR", "WARNING"):
@@ -423,15 +425,19 @@ def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
     with Instance(tmp_path, drain=30) as instance:
         instance.until_ready()
         busy = Client(instance.port).send("slow 60")
-        wait_until(lambda: sum(one["connections"] for one in instance.workers()), "it is accepted")
+        wait_until(
+            lambda: sum(one["connections"] for one in instance.workers()), 30, "it is accepted"
+        )
         began = time.monotonic()
         instance.process.send_signal(signal.SIGTERM)
         instance.process.send_signal(signal.SIGINT)  # the echo of a wrapper: counts as the same
-        wait_until(lambda: "SIGINT once more" in instance.log, "it heard the echo")
+        wait_until(lambda: "SIGINT once more" in instance.log, 30, "it heard the echo")
         heard = time.monotonic()
         assert instance.status()["draining"]
         assert instance.process.alive
-        wait_until(lambda: time.monotonic() - heard > AGAIN_AFTER, "a second one counts as such")
+        wait_until(
+            lambda: time.monotonic() - heard > AGAIN_AFTER, 30, "a second one counts as such"
+        )
         instance.process.send_signal(signal.SIGINT)
         assert instance.process.wait(time.monotonic() + 30) == 0
         assert time.monotonic() - began < 15
@@ -444,12 +450,12 @@ def test_a_stop_in_the_midst_of_the_start_and_of_a_crash_loop(tmp_path: Path) ->
     crash = tmp_path / "crash"
     crash.write_text("0 1")
     with Instance(tmp_path, crash=crash) as instance:
-        wait_until(lambda: "died 3 times" in instance.log, "both crash", 30)
+        wait_until(lambda: "died 3 times" in instance.log, 30, "both crash")
         instance.process.send_signal(signal.SIGTERM)
         assert instance.process.wait(time.monotonic() + 30) == 0
         assert not (tmp_path / "t").exists()
     with Instance(tmp_path) as instance:
-        wait_until(lambda: "listening on" in instance.log, "it starts")
+        wait_until(lambda: "listening on" in instance.log, 30, "it starts")
         instance.process.send_signal(signal.SIGINT)
         assert instance.process.wait(time.monotonic() + 30) == 0
         assert "Traceback" not in instance.log
@@ -460,7 +466,7 @@ def test_sighup_is_no_end(tmp_path: Path) -> None:
     with Instance(tmp_path) as instance:
         instance.until_ready()
         instance.process.send_signal(signal.SIGHUP)
-        wait_until(lambda: "stays as it is" in instance.log, "it says so")
+        wait_until(lambda: "stays as it is" in instance.log, 30, "it says so")
         assert ask_once(instance.port)
 
 
@@ -487,7 +493,7 @@ def test_a_child_that_ignores_term_is_killed_with_its_group_at_the_deadline() ->
     assert child.stop(began + 0.3) == -signal.SIGKILL
     assert 0.3 <= time.monotonic() - began < 10
     assert not child.alive
-    wait_until(lambda: not alive(grandchild), "its group ended with it")
+    wait_until(lambda: not alive(grandchild), 30, "its group ended with it")
     child.send_signal(signal.SIGTERM)  # to nobody
     assert child.wait() == -signal.SIGKILL
 

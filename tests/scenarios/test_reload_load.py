@@ -16,7 +16,7 @@ from tests.support.load import HALF_BUSY, LoadClient, LoadResult
 from tests.support.processes import open_files, resident_bytes, wait_until
 from tests.support.raw_client import RawClient
 from tests.support.reloading import ReloadedFastlb, group, listener
-from tests.support.targets import DemoTarget
+from tests.support.targets import AppTarget, DemoTarget, LightTarget
 from tests.support.websocket_crowd import WebSocketCrowd
 
 MEGABYTE = 1 << 20
@@ -36,7 +36,7 @@ class Reloads:
     files: tuple[list[int], list[int]]
 
 
-def configuration(number: int, targets: list[DemoTarget], every: int) -> list[str]:
+def configuration(number: int, targets: list[AppTarget], every: int) -> list[str]:
     """The file as of reload `number`."""
     one, two, three, sockets = targets
     web = [{"address": str(one), "weight": 1 + number % 5}, two, *([three] if number % 2 else [])]
@@ -63,11 +63,13 @@ def reloads(
     websockets: int = 50,
     every: int = 10,
     pace: Mapping[str, Any] | None = None,
+    app: type[AppTarget] = DemoTarget,
 ) -> Reloads:
     """`count` reloads in a row; `every` so many the number of workers changes, 2 to 3 and back."""
     assert count // every % 2 == 0, "the number of workers must come back to what it was"
     with ExitStack() as stack:
-        targets = [stack.enter_context(DemoTarget(name)) for name in ("one", "two", "three", "ws")]
+        targets = [stack.enter_context(app(name)) for name in ("one", "two", "three")]
+        targets.append(stack.enter_context(DemoTarget("ws")))
         fastlb = stack.enter_context(ReloadedFastlb(root, *configuration(0, targets, every)))
         fastlb.wait_states()
         crowd = stack.enter_context(
@@ -129,6 +131,8 @@ def assert_flat(found: Reloads) -> None:
 
 
 def test_reloads_under_load(run_root: Path) -> None:
-    found = reloads(run_root, 4, connections=16, websockets=6, every=2, pace=HALF_BUSY)
+    found = reloads(
+        run_root, 4, connections=16, websockets=6, every=2, pace=HALF_BUSY, app=LightTarget
+    )
     assert found.load.succeeded > 100
     assert_flat(found)

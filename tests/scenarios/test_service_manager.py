@@ -17,7 +17,7 @@ from fastlb.control_plane.service_manager import in_short, notify_address, watch
 from tests.support.fastlb import FastlbProcess
 from tests.support.load import HALF_BUSY, LoadClient, run_load
 from tests.support.processes import processes_of, wait_until
-from tests.support.targets import DemoTarget
+from tests.support.targets import LightTarget
 from tests.support.upgrading import upgrade
 
 from .test_upgrade import start_takeover
@@ -72,7 +72,7 @@ def manager(
 
 @pytest.mark.parametrize("manager", ["path"], indirect=True)
 def test_it_is_told_of_readiness_reload_upgrade_and_stop(run_root: Path, manager: Manager) -> None:
-    with DemoTarget("demo") as target, FastlbProcess(run_root, targets=[target]) as fastlb:
+    with LightTarget("demo") as target, FastlbProcess(run_root, targets=[target]) as fastlb:
         at = manager.wait("READY", "1")
         assert not any("MAINPID" in one for one in manager.messages)
         at = manager.wait("STATUS", "1 of 1 worker running; 1 of 1 target healthy", at)
@@ -100,7 +100,7 @@ def test_the_watchdog_is_told_only_while_a_worker_lives(
     run_root: Path, manager: Manager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WATCHDOG_USEC", "300000")
-    with DemoTarget("demo") as target, FastlbProcess(run_root, targets=[target]) as fastlb:
+    with LightTarget("demo") as target, FastlbProcess(run_root, targets=[target]) as fastlb:
         at = manager.wait("WATCHDOG", "1")
         at = manager.wait("WATCHDOG", "1", at)
         (pid,) = fastlb.worker_pids()
@@ -179,22 +179,23 @@ def bound(reuse_port: bool) -> socket.socket:
 def test_passed_sockets_are_used_and_connections_wait_in_them_through_a_restart(
     run_root: Path, reuse_port: bool
 ) -> None:
-    with bound(reuse_port) as web, bound(False) as other, DemoTarget("demo") as target:
+    with bound(reuse_port) as web, bound(False) as other, LightTarget("demo") as target:
         port = web.getsockname()[1]
         listen = [f"http://127.0.0.1:{port}"]
         options = {"targets": [target], "listen": listen, "workers": 2}
         with Activated(run_root, [web, other], **options) as first:
             first.wait_states()
+            # Before there are connections: a slot does not return to a worker that has too many of them.
+            wait_until(
+                lambda: [one["slots"] for one in first.status()["workers"]] == [[0], [1]],
+                30,
+                "each worker has its slot",
+            )
             with (
                 LoadClient(port, connections=8, **HALF_BUSY) as load,
                 Probes(port, PROBE_PAUSE).running(2) as probes,
             ):
                 load.started()
-                wait_until(
-                    lambda: [one["slots"] for one in first.status()["workers"]] == [[0], [1]],
-                    30,
-                    "each worker has its slot",
-                )
                 wait_until(lambda: len(probes.taken) > 50, 30, "new connections")
                 upgrade(first)
                 wait_until(lambda: len(probes.taken) > 100, 30, "new connections")

@@ -18,9 +18,9 @@ from tests.support.fastlb import FastlbProcess
 from tests.support.load import HALF_BUSY, LoadClient, LoadResult
 from tests.support.processes import wait_until
 from tests.support.raw_client import RawClient
-from tests.support.targets import DemoTarget
+from tests.support.targets import AppTarget, DemoTarget, LightTarget
 
-from .test_failover import HTTP_CHECK, balanced, wait_served
+from .test_failover import HTTP_CHECK, balanced, light, wait_served
 from .test_worker_death import Probes
 
 GET = b"GET %b HTTP/1.1\r\nHost: stop\r\n\r\n"
@@ -55,7 +55,7 @@ def assert_gone(fastlb: FastlbProcess) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_what_is_in_flight_is_finished(run_root: Path, number: signal.Signals) -> None:
-    with DemoTarget("demo") as target, FastlbProcess(run_root, targets=[target], workers=2) as one:
+    with LightTarget("demo") as target, FastlbProcess(run_root, targets=[target], workers=2) as one:
         one.wait_states()
         with slow_requests(one, 8, 1000) as clients, RawClient(one.port) as idle:
             idle.send([GET % b"/"])
@@ -74,11 +74,14 @@ def test_what_is_in_flight_is_finished(run_root: Path, number: signal.Signals) -
 
 
 def stop_under_load(
-    root: Path, connections: int = 32, pace: Mapping[str, Any] | None = None
+    root: Path,
+    connections: int = 32,
+    pace: Mapping[str, Any] | None = None,
+    app: type[AppTarget] = DemoTarget,
 ) -> tuple[float, LoadResult]:
     """Seconds that a stop takes under load, and what became of the requests."""
     with (
-        balanced(root, *HTTP_CHECK, pace=pace) as case,
+        balanced(root, *HTTP_CHECK, pace=pace, app=app) as case,
         case.load(connections=connections) as load,
     ):
         load.started()
@@ -95,13 +98,13 @@ def stop_under_load(
 
 
 def test_a_stop_under_load_fails_no_request_that_came_before_it(run_root: Path) -> None:
-    took, _ = stop_under_load(run_root, pace=HALF_BUSY)
+    took, _ = stop_under_load(run_root, pace=HALF_BUSY, app=LightTarget)
     assert took < 15.0
 
 
 def test_new_connections_are_answered_or_refused_and_nothing_between(run_root: Path) -> None:
     """Whoever was let in before the listener closed gets an answer."""
-    with balanced(run_root, *HTTP_CHECK) as case:
+    with light(run_root, *HTTP_CHECK) as case:
         with Probes(case.fastlb.port).running(8) as probes:
             wait_until(lambda: len(probes.taken) > 200, 30, "answers")
             case.fastlb.stop()
@@ -111,7 +114,7 @@ def test_new_connections_are_answered_or_refused_and_nothing_between(run_root: P
 
 def test_a_stuck_request_ends_at_the_drain_timeout(run_root: Path) -> None:
     with (
-        DemoTarget("demo") as target,
+        LightTarget("demo") as target,
         FastlbProcess(run_root, "--drain-timeout", "1s", targets=[target], workers=2) as one,
     ):
         one.wait_states()
@@ -134,7 +137,7 @@ def assert_ended(client: RawClient) -> None:
 
 
 def test_a_second_signal_ends_at_once(run_root: Path) -> None:
-    with DemoTarget("demo") as target, FastlbProcess(run_root, targets=[target], workers=2) as one:
+    with LightTarget("demo") as target, FastlbProcess(run_root, targets=[target], workers=2) as one:
         one.wait_states()
         with slow_requests(one, 2, 60_000):
             one.process.send_signal(signal.SIGTERM)
@@ -150,7 +153,7 @@ def test_a_second_signal_ends_at_once(run_root: Path) -> None:
 
 
 def test_signals_after_the_last_word_do_not_change_the_end(run_root: Path) -> None:
-    with DemoTarget("demo") as target, FastlbProcess(run_root, targets=[target], workers=1) as one:
+    with LightTarget("demo") as target, FastlbProcess(run_root, targets=[target], workers=1) as one:
         one.wait_states()
         deadline = time.monotonic() + 30
         one.process.send_signal(signal.SIGTERM)
@@ -164,7 +167,7 @@ def test_signals_after_the_last_word_do_not_change_the_end(run_root: Path) -> No
 
 def test_a_stop_while_targets_are_dead_or_hang(run_root: Path) -> None:
     """Nothing that a target does or does not do holds up the end."""
-    with balanced(run_root, "--drain-timeout", "1s") as case:
+    with light(run_root, "--drain-timeout", "1s") as case:
         fastlb = case.fastlb
         with LoadClient(fastlb.port, connections=8, **HALF_BUSY) as load:
             load.started()
@@ -180,7 +183,7 @@ def test_a_stop_while_targets_are_dead_or_hang(run_root: Path) -> None:
 
 def test_a_stale_run_time_folder_does_not_block_a_start(run_root: Path) -> None:
     """Everybody was killed: what they left is cleared away."""
-    with DemoTarget("demo") as target:
+    with LightTarget("demo") as target:
         with FastlbProcess(run_root, targets=[target], workers=2) as first:
             run_dir = first.run_dir
             assert list((run_dir / "t").glob("*.sock"))

@@ -27,9 +27,9 @@ from tests.support.processes import (
     processes_of,
     wait_until,
 )
-from tests.support.targets import DemoTarget, free_port
+from tests.support.targets import AppTarget, DemoTarget, LightTarget, free_port
 
-from .test_failover import HTTP_CHECK, assert_all_well, balanced, wait_served
+from .test_failover import HTTP_CHECK, assert_all_well, light, wait_served
 from .test_worker_death import PROBE_PAUSE, SOON, Probes
 
 
@@ -41,7 +41,7 @@ def wait_answers(probes: Probes, more: int) -> None:
 
 def test_workers_serve_on_without_a_supervisor_and_survive_a_targets_death(run_root: Path) -> None:
     with (
-        balanced(run_root, *HTTP_CHECK, pace=HALF_BUSY) as case,
+        light(run_root, *HTTP_CHECK, pace=HALF_BUSY) as case,
         case.load(connections=16) as load,
         Probes(case.fastlb.port, PROBE_PAUSE).running() as probes,
     ):
@@ -63,7 +63,7 @@ def test_workers_serve_on_without_a_supervisor_and_survive_a_targets_death(run_r
 
 def test_a_workers_death_without_a_supervisor_leaves_its_slot_served(run_root: Path) -> None:
     with (
-        balanced(run_root, *HTTP_CHECK, pace=HALF_BUSY) as case,
+        light(run_root, *HTTP_CHECK, pace=HALF_BUSY) as case,
         case.load(connections=32) as load,
         Probes(case.fastlb.port, PROBE_PAUSE).running() as probes,
     ):
@@ -109,11 +109,12 @@ def takeovers(
     connections: int = 16,
     pace: Mapping[str, Any] | None = None,
     probe_pause: float = 0.0,
+    app: type[AppTarget] = DemoTarget,
 ) -> Takeovers:
     """Kill the supervisor and start the instance anew, `count` times, under one and the same load."""
     times, ended = [], []
     with ExitStack() as stack:
-        targets = [stack.enter_context(DemoTarget(f"demo-{i}")) for i in range(3)]
+        targets = [stack.enter_context(app(f"demo-{i}")) for i in range(3)]
         current = stack.enter_context(FastlbProcess(root, *HTTP_CHECK, targets=targets, workers=2))
         current.wait_states()
         port, run_dir = current.port, current.run_dir
@@ -162,14 +163,14 @@ def takeovers(
 def test_a_start_takes_over_without_a_refused_or_failed_request_again_and_again(
     run_root: Path,
 ) -> None:
-    found = takeovers(run_root, 2, pace=HALF_BUSY, probe_pause=PROBE_PAUSE)
+    found = takeovers(run_root, 2, pace=HALF_BUSY, probe_pause=PROBE_PAUSE, app=LightTarget)
     assert found.new_failures == []
     assert found.slowest_new < SOON
 
 
 def test_a_live_instance_is_not_taken_over(run_root: Path) -> None:
     with (
-        balanced(run_root, *HTTP_CHECK, count=1, pace=HALF_BUSY) as case,
+        light(run_root, *HTTP_CHECK, count=1, pace=HALF_BUSY) as case,
         case.load(connections=8) as load,
     ):
         load.started()
@@ -192,7 +193,7 @@ def test_a_live_instance_is_not_taken_over(run_root: Path) -> None:
 def test_targets_states_survive_the_takeover(run_root: Path) -> None:
     """A target that is dead before and after gets no request in between."""
     with (
-        balanced(run_root, *HTTP_CHECK, pace=HALF_BUSY) as case,
+        light(run_root, *HTTP_CHECK, pace=HALF_BUSY) as case,
         case.load(connections=16) as load,
     ):
         load.started()

@@ -23,8 +23,9 @@ from fastlb.target_table.handover import HandoverError
 from fastlb.target_table.layout import Snapshot, TargetEntry
 from fastlb.target_table.pipe import InheritedFd, WorkerStart
 from fastlb.target_table.writer import TableWriter
+from tests.support.processes import alive, wait_until
 
-from .stand_in import Client, Instance, alive, ask_once, wait_until
+from .stand_in import Client, Instance, ask_once
 from .test_processes import Load, listener
 
 
@@ -43,11 +44,11 @@ def test_workers_serve_on_and_a_second_start_takes_over_without_a_gap(tmp_path: 
         held = Client(port)
         holder = held.ask()
         load = Load(port, clients=4)
-        wait_until(lambda: load.done > 100, "the load runs")
+        wait_until(lambda: load.done > 100, 30, "the load runs")
 
         first.kill_supervisor()
         at = load.done
-        wait_until(lambda: load.done > at + 200, "orphans serve on")
+        wait_until(lambda: load.done > at + 200, 30, "orphans serve on")
         assert held.ask() == holder
         assert set(load.answered) <= set(old)
 
@@ -59,9 +60,9 @@ def test_workers_serve_on_and_a_second_start_takes_over_without_a_gap(tmp_path: 
             assert not set(new) & set(old)
             go.touch()
             assert held.receive() == holder
-            wait_until(lambda: gone(old), "the orphans have ended")
+            wait_until(lambda: gone(old), 30, "the orphans have ended")
             took = time.monotonic() - began
-            wait_until(lambda: all(load.answered[pid] for pid in new), "the new ones serve")
+            wait_until(lambda: all(load.answered[pid] for pid in new), 30, "the new ones serve")
             load.stop()
             print(
                 f"{load.done} connections, taken over in {took:.2f} s, longest {load.longest:.3f}"
@@ -86,14 +87,14 @@ def test_the_number_of_workers_may_change(tmp_path: Path, before: int, after: in
         load = Load(port, clients=2)
         with Instance(tmp_path, workers=after, listen=f"127.0.0.1:{port}") as second:
             status = second.until_ready()
-            wait_until(lambda: gone(old), "the orphans have ended")
+            wait_until(lambda: gone(old), 30, "the orphans have ended")
             slots = sorted(slot for one in status["workers"] for slot in one["slots"])
             assert slots == list(range(max(before, after)))
             assert all(
                 one["index"] == slot % after for one in status["workers"] for slot in one["slots"]
             )
             at = load.done
-            wait_until(lambda: load.done > at + 100, "all slots are served")
+            wait_until(lambda: load.done > at + 100, 30, "all slots are served")
             load.stop()
             assert load.failures == []
 
@@ -109,7 +110,7 @@ def test_takeovers_follow_one_another(tmp_path: Path) -> None:
         busy.send(f"until {go}")
         with Instance(tmp_path, workers=1, listen=f"127.0.0.1:{port}") as second:
             old += pids_of(second)
-            wait_until(lambda: "drains" in second.log, "the first orphan drains")
+            wait_until(lambda: "drains" in second.log, 30, "the first orphan drains")
             second.kill_supervisor()
             with Instance(tmp_path, workers=1, listen=f"127.0.0.1:{port}") as third:
                 # The first orphan still drains and has no sockets left to give; the second has.
@@ -117,7 +118,7 @@ def test_takeovers_follow_one_another(tmp_path: Path) -> None:
                 assert "2 orphaned workers" in third.log
                 go.touch()
                 assert busy.receive() == old[0]
-                wait_until(lambda: gone(old), "the orphans have ended")
+                wait_until(lambda: gone(old), 30, "the orphans have ended")
                 assert ask_once(port)
         busy.close()
 
@@ -130,13 +131,15 @@ def test_an_orphan_that_hangs_does_not_hinder(tmp_path: Path) -> None:
         os.kill(old[0], signal.SIGSTOP)
         with Instance(tmp_path, workers=2, listen=f"127.0.0.1:{port}", drain=0.2) as second:
             second.until_ready()
-            wait_until(lambda: gone(old[1:]), "the other orphan has ended")
-            wait_until(lambda: f"pid {old[0]} outstays its drain: SIGTERM" in second.log, "a log")
+            wait_until(lambda: gone(old[1:]), 30, "the other orphan has ended")
+            wait_until(
+                lambda: f"pid {old[0]} outstays its drain: SIGTERM" in second.log, 30, "a log"
+            )
             assert f"orphaned worker pid {old[0]} does not drain" in second.log
             for _ in range(20):
                 assert ask_once(port) not in old
             os.kill(old[0], signal.SIGCONT)
-            wait_until(lambda: gone(old), "SIGTERM ends it once it runs")
+            wait_until(lambda: gone(old), 30, "SIGTERM ends it once it runs")
 
 
 def test_a_listener_that_is_no_longer_configured_is_given_up(tmp_path: Path) -> None:
@@ -146,7 +149,7 @@ def test_a_listener_that_is_no_longer_configured_is_given_up(tmp_path: Path) -> 
         first.kill_supervisor()
         with Instance(tmp_path, workers=2) as second:
             second.until_ready()
-            wait_until(lambda: gone(old), "the orphans have ended")
+            wait_until(lambda: gone(old), 30, "the orphans have ended")
             assert second.port != port
             with pytest.raises(ConnectionRefusedError):
                 Client(port)
@@ -158,10 +161,10 @@ def test_a_stop_in_the_midst_of_a_takeover_ends_the_orphans_too(tmp_path: Path) 
         port = first.port
         first.kill_supervisor()
         with Instance(tmp_path, workers=2, listen=f"127.0.0.1:{port}") as second:
-            wait_until(lambda: "taking over" in second.log, "it has begun")
+            wait_until(lambda: "taking over" in second.log, 30, "it has begun")
             second.process.send_signal(signal.SIGTERM)
             assert second.process.wait(time.monotonic() + 30) == 0
-            wait_until(lambda: gone(old), "no orphan is left", 30)
+            wait_until(lambda: gone(old), 30, "no orphan is left")
             assert not (tmp_path / "t").exists()
 
 
@@ -233,7 +236,7 @@ def test_many_descriptors_come_in_order(tmp_path: Path, slots: int) -> None:
             assert not ours.get_inheritable()
     assert os.fstat(given.table).st_ino == os.fstat(worker.table.fd).st_ino
     given.close()
-    wait_until(lambda: len(os.listdir("/proc/self/fd")) == before, "no descriptor is left")
+    wait_until(lambda: len(os.listdir("/proc/self/fd")) == before, 30, "no descriptor is left")
     worker.close()
 
 
@@ -265,7 +268,7 @@ def test_another_release_s_table_is_neither_read_nor_followed(
         for one in sockets:
             one.close()
     handover.ask_drain(worker.path, 1.0, soon(), worker.table.fd)
-    wait_until(lambda: worker.drained == [1.0], "it drains")
+    wait_until(lambda: worker.drained == [1.0], 30, "it drains")
     assert worker.followed == [None]
     worker.close()
 
@@ -284,7 +287,7 @@ def test_a_worker_of_a_living_supervisor_refuses(tmp_path: Path) -> None:
     assert worker.drained == []
     worker.orphaned = True
     handover.ask_drain(worker.path, 1.5, soon())
-    wait_until(lambda: worker.drained == [1.5], "it drains")
+    wait_until(lambda: worker.drained == [1.5], 30, "it drains")
     worker.close()
 
 
@@ -328,7 +331,7 @@ def test_what_an_orphan_gives_is_checked_before_it_is_used(
     assert len(taken.sockets[key]) == 3
     taken.close()
     found.close()
-    wait_until(lambda: len(os.listdir("/proc/self/fd")) == before, "no descriptor is left")
+    wait_until(lambda: len(os.listdir("/proc/self/fd")) == before, 30, "no descriptor is left")
     worker.close()
     bound.close()
     os.unlink(worker.path)

@@ -21,7 +21,7 @@ from tests.support.processes import RUN_DIR_VARIABLE, wait_until
 from tests.support.raw_client import RawClient
 from tests.support.raw_target import RawTarget, echo_requests
 from tests.support.scaling import ScaledFastlb, ask, group_of
-from tests.support.targets import DemoTarget
+from tests.support.targets import LightTarget
 
 LISTEN = '[[listeners]]\naddress = "http://127.0.0.1:0"\ndefault = { forward = "web" }\n'
 
@@ -196,10 +196,10 @@ def test_a_disabled_target_is_not_probed_and_a_drained_one_is(
 def test_the_last_one_is_not_taken_out_by_accident_and_nobody_fails_open_to_it(
     run_root: Path,
     start_raw_target: Callable[..., RawTarget],
-    start_demo: Callable[..., DemoTarget],
+    start_light: Callable[..., LightTarget],
     say: Say,
 ) -> None:
-    first, second = start_raw_target(), start_demo()
+    first, second = start_raw_target(), start_light()
     check = ("--health-interval", "100ms", "--unhealthy-threshold", "1")
     with FastlbProcess(run_root, *check, targets=[first, second]) as fastlb:
         fastlb.wait_states()
@@ -251,10 +251,10 @@ def test_weights_share_the_load_as_they_say(case: Balanced, say: Say) -> None:
 
 
 def test_targets_come_and_go_under_load(
-    case: Balanced, start_demo: Callable[..., DemoTarget], say: Say
+    case: Balanced, start_light: Callable[..., LightTarget], say: Say
 ) -> None:
     fastlb, a = case.fastlb, case.targets[0]
-    new = start_demo("new")
+    new = start_light("new")
     with case.load(connections=8) as load:
         load.started()
         status, out, err = say(fastlb, f"target add default localhost:{new.where} --weight 2")
@@ -288,11 +288,12 @@ def test_targets_come_and_go_under_load(
 
 
 def test_what_was_said_outlives_the_supervisor_and_not_a_stop(
-    run_root: Path, start_demo: Callable[..., DemoTarget], say: Say
+    run_root: Path, start_light: Callable[..., LightTarget], say: Say
 ) -> None:
-    a, b, c, d = (start_demo(name) for name in "abcd")
+    a, b, c, d = (start_light(name) for name in "abcd")
     options = {"targets": [a, b, c], "workers": 2}
-    with FastlbProcess(run_root, **options) as first:  # type: ignore[arg-type]
+    often = ("--health-interval", "200ms")
+    with FastlbProcess(run_root, *often, **options) as first:  # type: ignore[arg-type]
         first.wait_states()
         assert say(first, f'drain {a} --reason "new disk"')[0] == 0
         assert say(first, f"weight {b} 50%")[0] == 0
@@ -307,6 +308,7 @@ def test_what_was_said_outlives_the_supervisor_and_not_a_stop(
             listen = (f"http://127.0.0.1:{first.port}",)
             with FastlbProcess(
                 run_root,
+                *often,
                 listen=listen,
                 run_dir=first.run_dir,
                 **options,  # type: ignore[arg-type]
@@ -406,9 +408,9 @@ def test_wrong_words_are_told_and_change_nothing(
 
 
 def test_a_removed_target_is_gone_at_the_drain_timeout_and_what_it_has_goes_on(
-    run_root: Path, start_demo: Callable[..., DemoTarget], say: Say
+    run_root: Path, start_light: Callable[..., LightTarget], say: Say
 ) -> None:
-    targets = [start_demo(name) for name in "ab"]
+    targets = [start_light(name) for name in "ab"]
     flags = ("--drain-timeout", "200ms", "--algorithm", "round_robin")
     with FastlbProcess(run_root, *flags, targets=targets, workers=1) as fastlb:
         fastlb.wait_states()

@@ -23,7 +23,7 @@ from tests.support.scaling import ScaledFastlb, gone, group_of
 from tests.support.targets import free_port
 from tests.support.upgrading import WebSockets, command, install, upgrade
 
-from .test_failover import HTTP_CHECK, assert_all_well, balanced
+from .test_failover import HTTP_CHECK, assert_all_well, balanced, light
 from .test_worker_death import PROBE_PAUSE, Probes
 
 
@@ -119,7 +119,7 @@ def test_no_request_and_no_websocket_is_lost_and_the_totals_go_on(run_root: Path
 @contextmanager
 def under_load(root: Path, *arguments: str) -> Iterator[tuple[FastlbProcess, LoadClient, Probes]]:
     with (
-        balanced(root, *HTTP_CHECK, *arguments, count=2, pace=HALF_BUSY) as case,
+        light(root, *HTTP_CHECK, *arguments, count=2, pace=HALF_BUSY) as case,
         case.load(connections=8) as load,
         Probes(case.fastlb.port, PROBE_PAUSE).running(2) as probes,
     ):
@@ -196,7 +196,7 @@ def test_an_old_one_that_is_killed_in_the_midst_is_taken_over_from(run_root: Pat
 
 
 def test_a_stop_in_the_midst_ends_both_and_leaves_nothing(run_root: Path) -> None:
-    with balanced(run_root, *HTTP_CHECK, count=1) as case:
+    with light(run_root, *HTTP_CHECK, count=1) as case:
         second = start_takeover(case.fastlb)
         wait_log(case.fastlb, "taking over from pid")
         case.fastlb.process.send_signal(signal.SIGTERM)
@@ -285,7 +285,7 @@ def test_listeners_that_cannot_be_told_apart_stay_with_the_old_one(run_root: Pat
 
 
 def test_another_handover_number_is_refused_before_anything_is_touched(run_root: Path) -> None:
-    with balanced(run_root, *HTTP_CHECK, count=1) as case:
+    with light(run_root, *HTTP_CHECK, count=1) as case:
         words = case.fastlb.command[3:]
         code = (
             "from fastlb.target_table import handover; handover.HANDOVER = 99\n"
@@ -371,7 +371,7 @@ def test_an_instance_that_a_failed_new_one_launched_is_led_on_by_the_old_one(
 def test_another_release_takes_over_and_who_stays_behind_says_that_it_was_killed(
     run_root: Path, tmp_path: Path
 ) -> None:
-    with balanced(run_root, *HTTP_CHECK, count=1) as case:
+    with light(run_root, *HTTP_CHECK, count=1) as case:
         program = install(tmp_path, "9.8.7")
         pid = upgrade(case.fastlb, program)
         status = case.fastlb.status()

@@ -15,9 +15,12 @@ from typing import Any
 
 from tests.support.fastlb import FastlbProcess
 from tests.support.processes import alive, wait_until
+from tests.support.targets import LIGHT_APP
 
 DEMO = (sys.executable, "-m", "fastlb.demo", "--uds", "{socket}")
 """The command of a demo app; flags may follow."""
+LIGHT = (*LIGHT_APP, "--uds", "{socket}")
+"""That of what groups launch unless a test needs more of an app."""
 
 GROUP = {
     "warmup": "0.2s",
@@ -45,7 +48,7 @@ def toml(value: Any) -> str:
 
 def group_of(
     name: str = "web",
-    command: Iterable[str] = DEMO,
+    command: Iterable[str] = LIGHT,
     *,
     template: dict[str, Any] | None = None,
     refresh: dict[str, Any] | None = None,

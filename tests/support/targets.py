@@ -1,4 +1,4 @@
-"""Targets that are processes: the demo app, and the standard library's file server."""
+"""Targets that are processes: the demo app, a light one, and the standard library's file server."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from tests.support.fastlb import ROOT
 from tests.support.processes import wait_until
 
 START_SECONDS = 20.0
+LIGHT_APP = (sys.executable, "-S", "-E", str(Path(__file__).with_name("light_app.py")))
+"""Its command; without the search for packages, which it does not need."""
 
 
 def free_port() -> int:
@@ -121,15 +123,30 @@ class TargetProcess:
         self.start()
 
 
-class DemoTarget(TargetProcess):
-    """The demo app on a port, or on the unix socket `path`."""
+class AppTarget(TargetProcess):
+    """An app on a port, or on the unix socket `path`; it says its name with each answer."""
+
+    app: tuple[str, ...]
+    """Its command, without its name and where it listens."""
 
     def __init__(self, name: str, path: Path | None = None) -> None:
         self.name = name
         where = str(path) if path else free_port()
-        command = [sys.executable, "-m", "fastlb.demo", "--name", name, "--end-with-stdin"]
+        command = [*self.app, "--name", name]
         command += ["--uds", where] if isinstance(where, str) else ["--port", str(where)]
         super().__init__(command, where)
+
+
+class DemoTarget(AppTarget):
+    """The demo app."""
+
+    app = (sys.executable, "-m", "fastlb.demo", "--end-with-stdin")
+
+
+class LightTarget(AppTarget):
+    """For tests in which only its process and its name matter; light_app.py says what it can do."""
+
+    app = (*LIGHT_APP, "--end-with", "stdin")
 
 
 class StdlibHttpTarget(TargetProcess):
