@@ -209,8 +209,8 @@ class HeadReader:
         if method in (b"TRACE", b"CONNECT", b"PRI"):  # PRI begins HTTP/2, and is nothing else
             raise RequestError(405, "http_request_denied", f"{method.decode()} is not offered")
         at = line.end()
-        key = fields, max_headers, head[at:]
-        block = self._block(head, at, key) if minor == b"1" else self._read_block(head, at, key)
+        # Never a block that is known: this line may be one that httptools refuses.
+        block = self._read_block(head, at, (fields, max_headers, head[at:]), http_11=minor == b"1")
         if target == b"*" and method != b"OPTIONS":
             raise _bad("the request target * is for OPTIONS")
         if authority is not None:
@@ -240,7 +240,7 @@ class HeadReader:
                 self._blocks[key] = block
         return block
 
-    def _read_block(self, head: bytes, at: int, key: _Key, *, http_11: bool = False) -> HeaderBlock:
+    def _read_block(self, head: bytes, at: int, key: _Key, *, http_11: bool) -> HeaderBlock:
         self._check(head)
         try:
             block = _read_common(head, at, key) if http_11 else None

@@ -355,6 +355,14 @@ def test_what_announces_a_body_is_remembered_with_it(framing: bytes) -> None:
     assert not again.block.bodyless
 
 
+def test_an_odd_line_is_checked_though_its_block_is_known() -> None:
+    reader = HeadReader()
+    for _ in range(3):
+        reader.read(request(), None, PLAIN, 100)
+    for line in (b"GE /a HTTP/1.1", b"GETT /a HTTP/1.1"):
+        assert outcome(reader, request(line=line), None)[0] == 400
+
+
 def test_only_a_whole_request_and_nothing_else_is_taken_for_the_former_again() -> None:
     reader = HeadReader()
     first = reader.read(BROWSER, None, PLAIN, 100)
