@@ -34,6 +34,7 @@ class Stream:
         "_failure",
         "_fd",
         "_half_closed",
+        "_in_bulk",
         "_over_high",
         "closing",
         "loop",
@@ -70,6 +71,8 @@ class Stream:
         self._backlog: bytearray | None = None
         self._over_high = False
         self._events = 0
+        self._in_bulk = False
+        """Told of in each turn while something waits: asking for each piece of a body costs more."""
         self._half_closed = 0
         """READABLE when the other side has ended, WRITABLE when ours is to end after the backlog."""
         self._fd = -1
@@ -139,19 +142,25 @@ class Stream:
             self._send_backlog()
         if not self._events & READABLE or events == WRITABLE:
             return
-        if self.sink is None or not self._move():
-            try:
-                data = read(self._fd, READ_BYTES)
-            except (BlockingIOError, InterruptedError):
-                return
-            except OSError as error:
-                self._lose(error)
-                return
-            if data:
-                self.data_received(data)
-            else:
-                self._on_eof()
-        self._read_again()
+        if self.sink is not None and self._move():
+            if self.sink is None:
+                self._read_again()
+            elif self._events == READABLE and not self._in_bulk:
+                self._in_bulk = True
+                self.reactor.change(self._fd, READABLE)
+            return
+        try:
+            data = read(self._fd, READ_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self._lose(error)
+            return
+        if data:
+            self.data_received(data)
+            self._read_again()
+        else:
+            self._on_eof()
 
     def _move(self) -> bool:
         """Splice into `sink`; False where what waits must be read."""
@@ -183,6 +192,7 @@ class Stream:
     def _read_again(self) -> None:
         """There may be more than was read: bytes, or the other side's end behind them."""
         if self._events == READABLE:
+            self._in_bulk = False
             self.reactor.again(self._fd)
 
     def _on_eof(self) -> None:
@@ -209,6 +219,7 @@ class Stream:
             # Not an empty set of events: the kernel would still tell of a hang-up, each time anew.
             self.reactor.forget(fd)
         elif events == READABLE:
+            self._in_bulk = False
             if before:
                 self.reactor.again(fd)
             else:
