@@ -245,7 +245,8 @@ class Exchange:
 
     def on_released(self, seconds: float) -> None:
         self.is_held = False
-        self.began += seconds
+        # Never later than now: the queue goes by another clock, and a latency is never negative.
+        self.began = min(self.began + seconds, perf_counter())
         client_ip = self.client.client_ip
         target = self.group.pick(client_ip, self._tried) or self.group.pick(client_ip, ())
         assert target is not None
