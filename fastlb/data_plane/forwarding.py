@@ -305,7 +305,8 @@ class Exchange:
             self.client.await_body()
 
     def _start_other(self, connection: TargetConnection, data: bytes) -> None:
-        if not self.head.idempotent:
+        if not self.head.idempotent or self.body is not None:
+            # A body that is still to come may become too long to be sent a second time.
             connection.start_once(self, data)
         elif self.is_head:
             connection.start_bodyless(self, data)

@@ -167,8 +167,10 @@ class TargetConnection(Stream):
         self.start(receiver, data)
 
     def start_once(self, receiver: Receiver, data: bytes) -> None:
-        """As `start`, of a request that cannot be sent twice: the kernel is asked in the last moment
+        """As `start`, of any request that may not be sent twice: the kernel is asked in the last moment
         whether the target is still there."""
+        if receiver.is_head:
+            self._last = None
         self.receiver = receiver
         self._state = _HEAD
         self._interim = 0

@@ -199,7 +199,12 @@ class _Flow:
             try:
                 count = os.splice(source, pipe.write_end, pipes.size, flags=_NOWAIT)
             except BlockingIOError:
-                break
+                if budget < FAIR_BYTES:
+                    break
+                # Something was told of, and is not there: TCP's urgent byte, which only a read steps over.
+                pipes.give(pipe)
+                self._copy()
+                return
             except OSError as error:
                 if error.errno in _NO_SPLICE:
                     pipes.limit = 0

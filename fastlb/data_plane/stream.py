@@ -171,7 +171,7 @@ class Stream:
         try:
             found = move(self.sock.fileno(), sink.sock.fileno(), self.sink_left)
         except (BlockingIOError, InterruptedError):
-            return True
+            return False  # nothing, or TCP's urgent byte, which only a read steps over
         except OSError as error:
             self._lose(error)
             return True

@@ -14,6 +14,7 @@ import pytest
 from fastlb.data_plane import pipe_pool, splice
 from fastlb.data_plane.pipe_pool import PipePool
 from fastlb.data_plane.splice import Pump
+from tests.support.streams import tcp_pair
 
 
 @pytest.fixture
@@ -213,6 +214,40 @@ def test_abort_is_told_once(bench: Bench) -> None:
     assert bench.reasons == ["idle"]
     assert bench.pump.a.fileno() == bench.pump.b.fileno() == -1
     assert bench.target.recv(1) == b""
+
+
+def test_urgent_data_in_bulk_holds_nothing_up(pool: PipePool) -> None:
+    """A splice stops before TCP's urgent byte for ever, though there is something to read."""
+    loop = asyncio.new_event_loop()
+    (client, a), (b, target) = tcp_pair(), socket.socketpair()
+    for one in (client, a, b, target):
+        one.setblocking(False)
+    pump = Pump(loop, a, b, lambda _pump, _reason: None)
+    pump.start()
+    flow = pump._a_to_b
+    flow.bulk = True
+    got = bytearray()
+
+    async def until(size: int) -> None:
+        deadline = loop.time() + 10
+        while len(got) < size:
+            assert loop.time() < deadline, f"{len(got)} of {size} bytes came"
+            await asyncio.sleep(0.001)
+            try:
+                got.extend(target.recv(1 << 20))
+            except BlockingIOError:
+                pass
+
+    client.send(b"before" * 1000)
+    client.send(b"!", socket.MSG_OOB)
+    client.send(b"after" * 1000)
+    loop.run_until_complete(until(11_000))
+    assert got == b"before" * 1000 + b"after" * 1000
+    pump.abort("test")
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+    client.close()
+    target.close()
 
 
 class Owner:

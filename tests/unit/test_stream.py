@@ -544,6 +544,19 @@ def test_spliced_as_much_as_was_asked_and_not_a_byte_more(
     assert scene.idle_turns() == 0
 
 
+def test_urgent_data_is_stepped_over(scene: Stage, line: Callable[[int], Line]) -> None:
+    """A splice stops before TCP's urgent byte for ever, though there is something to read."""
+    one = line(200_000)
+    one.give(b"a" * 100_000)
+    scene.until(lambda: (one.step(), len(one.got) == 100_000)[1])
+    if one.feed.family != socket.AF_UNIX:
+        one.feed.send(b"!", socket.MSG_OOB)
+    one.give(b"b" * 100_000)
+    scene.until(lambda: (one.step(), len(one.got) == 200_000)[1])
+    assert one.got == b"a" * 100_000 + b"b" * 100_000
+    assert scene.idle_turns() == 0
+
+
 def test_a_sink_that_has_something_to_send_gets_it_first(
     scene: Stage, line: Callable[[int], Line]
 ) -> None:
