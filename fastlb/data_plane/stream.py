@@ -116,8 +116,9 @@ class Stream:
         """The Reactor's call. What is so is found out from the socket: the event may be older than
         what was done since."""
         try:
-            if events != READABLE or self._events != READABLE or self.sink is not None:
-                self._on_any_event(events)
+            if (
+                events != READABLE or self._events != READABLE or self.sink is not None
+            ) and not self._is_to_be_read(events):
                 return
             try:
                 data = read(self._fd, READ_BYTES)
@@ -128,7 +129,7 @@ class Stream:
                 return
             if data:
                 self.data_received(data)
-                if len(data) == READ_BYTES:
+                if events != READABLE or len(data) == READ_BYTES:
                     self._read_again()
             else:
                 self._on_eof()
@@ -136,31 +137,20 @@ class Stream:
             self.drop()  # nobody knows how far it came: it must not be used again, nor call for ever
             raise
 
-    def _on_any_event(self, events: int) -> None:
-        """What is not just that there is something to read, and nothing else to do."""
+    def _is_to_be_read(self, events: int) -> bool:
+        """Do what is not reading: send a backlog, splice. Whether something is left to be read."""
         if self._backlog is not None and events != READABLE:
             self._send_backlog()
         if not self._events & READABLE or events == WRITABLE:
-            return
-        if self.sink is not None and self._move():
-            if self.sink is None:
-                self._read_again()
-            elif self._events == READABLE and not self._in_bulk:
-                self._in_bulk = True
-                self.reactor.change(self._fd, READABLE)
-            return
-        try:
-            data = read(self._fd, READ_BYTES)
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError as error:
-            self._lose(error)
-            return
-        if data:
-            self.data_received(data)
+            return False
+        if self.sink is None or not self._move():
+            return True
+        if self.sink is None:
             self._read_again()
-        else:
-            self._on_eof()
+        elif self._events == READABLE and not self._in_bulk:
+            self._in_bulk = True
+            self.reactor.change(self._fd, READABLE)
+        return False
 
     def _move(self) -> bool:
         """Splice into `sink`; False where what waits must be read."""
