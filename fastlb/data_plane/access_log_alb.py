@@ -17,6 +17,7 @@ from fastlb.data_plane.access_log_format import (
     escape_quoted,
     iso,
     number,
+    pieces_of,
 )
 from fastlb.data_plane.request_head import RequestHead
 
@@ -83,10 +84,7 @@ class AlbLines:
         return AlbKnown(client, self._name)
 
     def answered(self, requests: Iterable[Answered]) -> list[bytes]:
-        pieces: list[bytes] = []
-        for known, exchange, now in requests:
-            pieces += self._answered(known, exchange, now)
-        return pieces
+        return pieces_of(self._answered, requests)
 
     def _answered(self, known: AlbKnown, exchange: Exchange, now: float) -> Pieces:
         head = exchange.head

@@ -15,6 +15,7 @@ from fastlb.data_plane.access_log_format import (
     Stamp,
     escape_quoted,
     number,
+    pieces_of,
 )
 from fastlb.data_plane.request_head import RequestHead
 
@@ -57,10 +58,7 @@ class CombinedLines:
         return CombinedKnown(client)
 
     def answered(self, requests: Iterable[Answered]) -> list[bytes]:
-        pieces: list[bytes] = []
-        for known, exchange, now in requests:
-            pieces += self._answered(known, exchange, now)
-        return pieces
+        return pieces_of(self._answered, requests)
 
     def _answered(self, known: CombinedKnown, exchange: Exchange, now: float) -> Pieces:
         head = exchange.head

@@ -149,6 +149,16 @@ Answered = tuple[Any, "Exchange", float]
 perf_counter."""
 
 
+def pieces_of(
+    line: Callable[[Any, Exchange, float], Pieces], requests: Iterable[Answered]
+) -> list[bytes]:
+    """Those of all these requests, by what makes them of one."""
+    pieces: list[bytes] = []
+    for request in requests:
+        pieces += line(*request)
+    return pieces
+
+
 class Lines(Protocol):
     """One format: a line is `columns` pieces, of which that at `uri_at` is the request's target as it came,
     and is still to be escaped where it needs it."""

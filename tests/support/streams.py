@@ -10,13 +10,26 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import pytest
 import uvloop
 
+from fastlb.data_plane import splice
+from fastlb.data_plane.pipe_pool import PipePool
 from fastlb.data_plane.reactor import Reactor
 from fastlb.data_plane.stream import Stream
 
 RESET = struct.pack("ii", 1, 0)
 WAIT_SECONDS = 10.0
+
+
+@contextlib.contextmanager
+def own_pipes(monkeypatch: pytest.MonkeyPatch, limit: int) -> Iterator[PipePool]:
+    """A pool of the test's own in the process's place; every pipe must come back."""
+    pool = PipePool(limit)
+    monkeypatch.setattr(splice, "pipes", pool)
+    yield pool
+    pool.close()
+    assert pool.made == 0, "a pipe was not given back"
 
 
 class CountingReactor(Reactor):

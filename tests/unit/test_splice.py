@@ -14,17 +14,13 @@ import pytest
 from fastlb.data_plane import pipe_pool, splice
 from fastlb.data_plane.pipe_pool import PipePool
 from fastlb.data_plane.splice import Pump
-from tests.support.streams import tcp_pair
+from tests.support.streams import own_pipes, tcp_pair
 
 
 @pytest.fixture
 def pool(monkeypatch: pytest.MonkeyPatch) -> Iterator[PipePool]:
-    """A pool of the test's own in the process's place."""
-    pool = PipePool(4)
-    monkeypatch.setattr(splice, "pipes", pool)
-    yield pool
-    pool.close()
-    assert pool.made == 0
+    with own_pipes(monkeypatch, 4) as pool:
+        yield pool
 
 
 def test_pool_makes_no_pipe_before_it_is_asked() -> None:

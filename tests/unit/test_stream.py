@@ -18,7 +18,7 @@ import pytest
 from fastlb.data_plane import splice
 from fastlb.data_plane.pipe_pool import PipePool
 from fastlb.data_plane.stream import BACKLOG_HIGH, BACKLOG_LOW
-from tests.support.streams import PAIRS, Recorder, Stage, narrow, reset, stage, take
+from tests.support.streams import PAIRS, Recorder, Stage, narrow, own_pipes, reset, stage, take
 
 Pair = tuple[Recorder, socket.socket]
 MUCH = bytes(range(256)) * 2048
@@ -465,11 +465,8 @@ def test_a_socket_that_is_given_away_stays_open(scene: Stage, pair: Pair) -> Non
 
 @pytest.fixture
 def pool(monkeypatch: pytest.MonkeyPatch) -> Iterator[PipePool]:
-    pool = PipePool(2)
-    monkeypatch.setattr(splice, "pipes", pool)
-    yield pool
-    pool.close()
-    assert pool.made == 0, "a pipe was not given back"
+    with own_pipes(monkeypatch, 2) as pool:
+        yield pool
 
 
 class Line:

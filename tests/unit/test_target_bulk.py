@@ -10,11 +10,10 @@ from typing import Any
 
 import pytest
 
-from fastlb.data_plane import splice
 from fastlb.data_plane.http_client import BULK_BYTES, TargetConnection
 from fastlb.data_plane.pipe_pool import PipePool
 from fastlb.data_plane.response_head import ResponseHead
-from tests.support.streams import PAIRS, Recorder, narrow, stage, take
+from tests.support.streams import PAIRS, Recorder, narrow, own_pipes, stage, take
 from tests.unit.test_target_connection import GET, User, World
 
 
@@ -29,11 +28,8 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
 
 @pytest.fixture
 def pool(monkeypatch: pytest.MonkeyPatch) -> Iterator[PipePool]:
-    pool = PipePool(2)
-    monkeypatch.setattr(splice, "pipes", pool)
-    yield pool
-    pool.close()
-    assert pool.made == 0, "a pipe was not given back"
+    with own_pipes(monkeypatch, 2) as pool:
+        yield pool
 
 
 class Client(User):
