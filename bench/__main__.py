@@ -3,6 +3,7 @@
     python -m bench                        everything; bench/results/latest.{json,md} and plots
     python -m bench --quick                some workloads in under a minute, against bench/bounds.toml
     python -m bench --only get unix        these workloads
+    python -m bench --against FOLDER       beside the fastlb of another checkout, and nobody else
 
 The status is 1 where something failed, or where a ratio of a quick run is worse than its bound.
 """
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -28,6 +30,7 @@ from bench import bounds, plots
 from bench.figures import Result, as_plain
 from bench.measure import Effort
 from bench.processes import ROOT, BenchError, find_program
+from bench.proxies import BEFORE, FASTLB, PROXIES, Proxy, before
 from bench.report import (
     LOAD_BOUND,
     as_table,
@@ -82,6 +85,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--quick", action="store_true", help="few workloads and rounds; exit 1 beyond bounds.toml"
     )
     parser.add_argument("--only", nargs="+", metavar="WORKLOAD", choices=names, default=[])
+    parser.add_argument(
+        "--against", type=Path, metavar="FOLDER", help="another checkout, as the only contestant"
+    )
     parser.add_argument("--rounds", type=int, help=f"{ROUNDS}, or {QUICK_ROUNDS} with --quick")
     parser.add_argument("--seconds", type=int, default=SECONDS, help="of each cell; default 1")
     options = parser.parse_args(argv)
@@ -89,6 +95,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         options.rounds = QUICK_ROUNDS if options.quick else ROUNDS
     if options.rounds < 1 or options.seconds < 1:
         parser.error("--rounds and --seconds are at least 1")
+    if options.quick and options.against:
+        parser.error("--quick is fastlb beside the other proxies; it goes without --against")
     return options
 
 
@@ -98,11 +106,16 @@ def chosen(only: Sequence[str], quick: bool) -> list[Workload]:
     return [one for one in WORKLOADS if one.name in names]
 
 
+def without_goal(workload: Workload) -> Workload:
+    """The same work, for a comparison with what was before: goals are about the peers."""
+    return replace(workload, goal=None, base=None, base_title="")
+
+
 def _about(options: argparse.Namespace, cores: int) -> dict[str, str]:
-    def first_line(*command: str) -> str:
+    def first_line(*command: str, cwd: Path = ROOT) -> str:
         try:
             done = subprocess.run(
-                command, cwd=ROOT, capture_output=True, text=True, timeout=10, check=False
+                command, cwd=cwd, capture_output=True, text=True, timeout=10, check=False
             )
         except OSError:
             return ""
@@ -121,6 +134,9 @@ def _about(options: argparse.Namespace, cores: int) -> dict[str, str]:
         "fastlb": f"{first_line('git', 'describe', '--always', '--dirty') or 'no git'}, "
         f"Python {platform.python_version()}",
     }
+    if options.against:
+        before = first_line("git", "describe", "--always", "--dirty", cwd=options.against)
+        return about | {BEFORE: before or str(options.against)}
     for name, flag in (("nginx", "-v"), ("haproxy", "-v"), ("caddy", "version")):
         if path := find_program(name):
             about[name] = first_line(path, flag)
@@ -139,10 +155,11 @@ def _write(results: Sequence[Result], about: dict[str, str], latest: bool) -> Pa
     folder.mkdir(parents=True)
     places = [(folder, "results", "")] + [(RESULTS, "latest", "latest-")] * latest
     for where, name, prefix in places:
+        drawn = []
         try:
-            drawn = plots.draw(results, where, prefix)
+            if BEFORE not in about:  # the plots are of the peers
+                drawn = plots.draw(results, where, prefix)
         except ImportError:
-            drawn = []
             print("no plots: matplotlib is not installed (pip install -e '.[bench]')")
         text = json.dumps({"about": about, "results": [as_plain(one) for one in results]}, indent=1)
         (where / f"{name}.json").write_text(text + "\n")
@@ -154,8 +171,17 @@ def _stop(number: int, frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
 
 
+def _has_no_proxy(options: argparse.Namespace) -> bool:
+    """Whether "no proxy" is shown beside the proxies."""
+    return not (options.quick or options.against)
+
+
 def _measured(
-    workload: Workload, cores: Cores, options: argparse.Namespace, progress: Progress
+    workload: Workload,
+    proxies: Sequence[Proxy],
+    cores: Cores,
+    options: argparse.Namespace,
+    progress: Progress,
 ) -> Result:
     """One workload, with its progress and its table on the terminal."""
 
@@ -163,7 +189,7 @@ def _measured(
         progress.step(f"{workload.title} · round {number} of {options.rounds} · {contestant}")
 
     effort = Effort(options.rounds, options.seconds, 1 if options.quick else TRIES)
-    result = run_workload(workload, cores, effort, not options.quick, step)
+    result = run_workload(workload, proxies, cores, effort, _has_no_proxy(options), step)
     progress.clear()
     print(f"\n{workload.title} ({workload.name})\n{as_table(workload_rows(result))}")
     for line in remarks(result):
@@ -182,7 +208,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 1
     cores = cores_of(sorted(os.sched_getaffinity(0)))
     workloads = chosen(options.only, options.quick)
-    people = {one.name: contestants(one, not options.quick, missing) for one in workloads}
+    proxies: Sequence[Proxy] = PROXIES
+    if options.against:
+        workloads = [without_goal(one) for one in workloads]
+        proxies = (FASTLB, before(options.against))
+    people = {
+        one.name: contestants(one, proxies, _has_no_proxy(options), missing) for one in workloads
+    }
     about = _about(options, cores.count)
     print("\n".join(f"{name}: {text}" for name, text in about.items()))
     for why in sorted({why for _, skipped in people.values() for why in skipped.values()}):
@@ -193,13 +225,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     complete = False
     try:
         for workload in workloads:
-            results.append(_measured(workload, cores, options, progress))
+            results.append(_measured(workload, proxies, cores, options, progress))
         complete = True
         print(f"\n{as_table(summary_rows(results))}\n* {LOAD_BOUND}")
     finally:
         # What has been measured before an end by Ctrl-C or SIGTERM is worth keeping.
         if results:
-            whole = complete and not options.quick and not options.only
+            whole = complete and not (options.quick or options.only or options.against)
             print(f"\nwritten: {os.path.relpath(_write(results, about, latest=whole))}")
     failed = [f"{one.workload.name}: {name}" for one in results for name in one.failures]
     beyond = bounds.worse(results, bounds.load()) if options.quick else []

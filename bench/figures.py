@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench.measure import DISTURBED, Cell
+from bench.proxies import BEFORE, NO_PROXY
 from bench.proxies import FASTLB as FASTLB_PROXY
-from bench.proxies import NO_PROXY
 from bench.workloads import PEERS, Goal, Workload
 
 FASTLB = FASTLB_PROXY.name
@@ -97,7 +97,7 @@ def ratio_to_best(
 
 
 def rate_ratio(result: Result) -> Ratio | None:
-    """requests/s over those of the best peer."""
+    """requests/s over those of the best peer, or of the fastlb of before."""
     return ratio_to_best(result.cells, "rate", _peers(result), True)
 
 
@@ -161,6 +161,8 @@ def verdict(result: Result) -> Verdict | None:
 
 
 def _peers(result: Result) -> tuple[str, ...]:
+    if BEFORE in result.cells:
+        return (BEFORE,)
     goal = result.workload.goal
     return goal.peers if goal else PEERS
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
+
+from bench.processes import BenchError
 
 STREAM_MODULE = Path("/usr/lib/nginx/modules/ngx_stream_module.so")
 
@@ -266,3 +268,18 @@ CADDY = Proxy(
 )
 PROXIES = (FASTLB, NGINX, HAPROXY, CADDY)
 NO_PROXY = "no proxy"
+BEFORE = "before"
+
+
+def before(checkout: Path) -> Proxy:
+    """fastlb as it is in another checkout, by this interpreter and its packages: before a change, say.
+    Raises BenchError where there is none."""
+    folder = checkout.resolve()
+    if not (folder / "fastlb" / "__main__.py").exists():
+        raise BenchError(f"{checkout} is no checkout of fastlb: it has no fastlb/__main__.py")
+    return replace(
+        FASTLB,
+        name=BEFORE,
+        # Ahead of the installed one's place in sys.path.
+        env=lambda place: {**FASTLB.env(place), "PYTHONPATH": str(folder)},
+    )

@@ -17,7 +17,7 @@ from bench.figures import Result
 from bench.loads import Hold, check
 from bench.measure import Effort, measure
 from bench.processes import BenchError, find_program, free_port, running
-from bench.proxies import FASTLB, NO_PROXY, PROXIES, STREAM_MODULE, Place, Proxy, Setup
+from bench.proxies import FASTLB, NO_PROXY, STREAM_MODULE, Place, Proxy, Setup
 from bench.targets import serving
 from bench.workloads import IDLE_CONNECTIONS, Workload
 
@@ -78,11 +78,14 @@ def missing(proxy: Proxy, setup: Setup) -> str:
 
 
 def contestants(
-    workload: Workload, no_proxy: bool, why_not: Callable[[Proxy, Setup], str]
+    workload: Workload,
+    proxies: Sequence[Proxy],
+    no_proxy: bool,
+    why_not: Callable[[Proxy, Setup], str],
 ) -> tuple[list[Contestant], dict[str, str]]:
     """Who takes part, in the order of their turns, and who does not with the reason."""
     chosen, skipped = [], {}
-    for proxy in PROXIES:
+    for proxy in proxies:
         if reason := why_not(proxy, workload.setup):
             skipped[proxy.name] = reason
             continue
@@ -105,10 +108,15 @@ class Started:
 
 
 def run_workload(
-    workload: Workload, cores: Cores, effort: Effort, no_proxy: bool, step: Step
+    workload: Workload,
+    proxies: Sequence[Proxy],
+    cores: Cores,
+    effort: Effort,
+    no_proxy: bool,
+    step: Step,
 ) -> Result:
     """A contestant that fails is out for the remaining rounds, and its failure is in the result."""
-    chosen, skipped = contestants(workload, no_proxy, missing)
+    chosen, skipped = contestants(workload, proxies, no_proxy, missing)
     result = Result(workload, skipped=skipped)
     if workload.fresh:
         for number in range(1, effort.rounds + 1):

@@ -13,7 +13,18 @@ from bench.app import answer
 from bench.clients import MESSAGE, WEBSOCKET_BACK, WEBSOCKET_OUT, percentile
 from bench.loads import Wrk, lua_of, wrk_command, wrk_outcome
 from bench.processes import BenchError
-from bench.proxies import CADDY, FASTLB, HAPROXY, NGINX, NO_PROXY, PROXIES, Place, Proxy, Setup
+from bench.proxies import (
+    CADDY,
+    FASTLB,
+    HAPROXY,
+    NGINX,
+    NO_PROXY,
+    PROXIES,
+    Place,
+    Proxy,
+    Setup,
+    before,
+)
 from bench.run import contestants, cores_of
 from bench.servers import accept_key, content_length, handshake_answer, websocket_echo
 from bench.targets import nginx_config
@@ -152,11 +163,23 @@ def test_who_takes_part_and_who_does_not() -> None:
     def no_caddy(proxy: Proxy, setup: Setup) -> str:
         return "caddy is not installed" if proxy is CADDY else ""
 
-    chosen, skipped = contestants(BY_NAME["rules-100"], True, no_caddy)
+    chosen, skipped = contestants(BY_NAME["rules-100"], PROXIES, True, no_caddy)
     assert [one.name for one in chosen] == ["fastlb", "fastlb, 1 rule", "nginx", "haproxy"]
     assert skipped == {"caddy": "caddy is not installed"}
-    names = [one.name for one in contestants(BY_NAME["get"], True, no_caddy)[0]]
+    names = [one.name for one in contestants(BY_NAME["get"], PROXIES, True, no_caddy)[0]]
     assert names[-1] == NO_PROXY
+
+
+def test_another_checkout_takes_part_by_its_own_code(tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match="no checkout of fastlb"):
+        before(tmp_path)
+    (tmp_path / "fastlb").mkdir()
+    (tmp_path / "fastlb" / "__main__.py").touch()
+    proxy = before(tmp_path)
+    assert proxy.env(PLACE)["PYTHONPATH"] == str(tmp_path)
+    assert proxy.command("c", PLACE) == FASTLB.command("c", PLACE)
+    chosen, _ = contestants(BY_NAME["get"], (FASTLB, proxy), False, lambda *_: "")
+    assert [one.name for one in chosen] == ["fastlb", "before"]
 
 
 def test_cores_are_shared_out() -> None:
